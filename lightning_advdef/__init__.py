@@ -1,0 +1,1 @@
+"""Train, defend and honestly evaluate image classifiers against adversarial perturbations."""

@@ -1,0 +1,69 @@
+"""Entry point of ``advdef`` and ``python -m lightning_advdef``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+_HINT = "(set ADVDEF_TRACEBACK=1 for the full traceback)"
+
+
+def report(arguments: Sequence[str]) -> None:
+    """``advdef report``: the results of one or several runs side by side."""
+    from lightning_advdef.evaluation.table import print_results
+
+    parser = argparse.ArgumentParser(prog="advdef report", description=report.__doc__)
+    parser.add_argument("folders", nargs="+", help="result folders, e.g. runs/digits_reference")
+    print_results(parser.parse_args(arguments).folders)
+
+
+def calibrate(arguments: Sequence[str]) -> None:
+    """``advdef calibrate -c CONFIG``: values of a defense that depend on its data and weights."""
+    from lightning_advdef.cli import AdvDefCLI
+
+    cli = AdvDefCLI(args=list(arguments), run=False)
+    cli.model.setup("test")
+    for name, value in cli.model.calibrate(cli.datamodule).items():
+        print(f"{name}: {value:.6g}")
+
+
+COMMANDS = {"report": report, "calibrate": calibrate}
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs one command; errors pass through."""
+    if arguments and arguments[0] in COMMANDS:
+        COMMANDS[arguments[0]](arguments[1:])
+    else:
+        from lightning_advdef.cli import AdvDefCLI
+
+        # LightningCLI reads the command line itself, and warns if the same words are handed to it
+        AdvDefCLI(args=None if list(arguments) == sys.argv[1:] else list(arguments))
+
+
+def _quieten() -> None:
+    """Drops Lightning's advertisements and warnings about its own internals; all else stays."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
+
+
+def main() -> None:
+    """Runs one command; an error is one sentence on stderr and exit status 2."""
+    _quieten()
+    try:
+        run(sys.argv[1:])
+    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
+        if os.environ.get("ADVDEF_TRACEBACK"):
+            raise
+        print(f"advdef: error: {error} {_HINT}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

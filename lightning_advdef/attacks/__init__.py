@@ -1,0 +1,24 @@
+"""Attacks: settings at construction, ``attack(surrogate, images, labels, rng) -> images`` at call."""
+
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack
+from lightning_advdef.attacks.bisection import Bisection
+from lightning_advdef.attacks.deepfool import DeepFool
+from lightning_advdef.attacks.fgsm import FGM, FGSM
+from lightning_advdef.attacks.pgd import BIM, PGD
+from lightning_advdef.attacks.surrogates import FullGradient, Surrogate, SurrogateFactory, Undefended
+
+__all__ = [
+    "BIM",
+    "FGM",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "Bisection",
+    "DeepFool",
+    "FixedBudgetAttack",
+    "FullGradient",
+    "MinimalNormAttack",
+    "Surrogate",
+    "SurrogateFactory",
+    "Undefended",
+]

@@ -1,0 +1,190 @@
+"""What all attacks share: checked input, gradient mode, untouched model, verified output."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
+from lightning_advdef.attacks.surrogates.base import Surrogate, as_surrogate
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Eps, Norm
+
+BUDGET_TOLERANCE = 1e-5  # float32 rounding of x + perturbation, relative to the budget and absolute
+
+
+@contextmanager
+def attack_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, frozen parameters and autograd, even inside Lightning's inference mode; all put back after.
+
+    The mode of every submodule is stored and restored one by one, because a plain ``train()`` would thaw frozen
+    BatchNorm layers.
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for child, _ in modes:
+        child.training = False
+    for parameter in thawed:
+        parameter.requires_grad_(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for child, training in modes:
+            child.training = training
+        for parameter in thawed:
+            parameter.requires_grad_(True)
+
+
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """Refuses what no attack can work on.
+
+    Raises:
+        ValueError: If images are not finite float32 ``(N, C, H, W)`` in [0, 1] or labels not int64 ``(N,)``.
+    """
+    if images.dim() != 4 or images.dtype != torch.float32:
+        raise ValueError(f"images must be float32 of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise ValueError(f"labels must be int64 of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
+    if not images.isfinite().all():
+        raise ValueError("images contain NaN or infinite values: check the data before attacking it")
+    if len(images) and (images.min() < 0 or images.max() > 1):
+        raise ValueError(
+            f"images must lie in [0, 1], got [{images.min():.4g}, {images.max():.4g}]: they look normalised by mean "
+            "and std; give raw pixels in [0, 1] and let the classifier normalise as its first layer"
+        )
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """Settings of an attack; calling it gives adversarial images.
+
+    Args:
+        box: Keep pixels in [0, 1]. ``False`` reproduces protocols of papers that attack in a preprocessed space
+            without clipping; such results are not images.
+    """
+
+    _: KW_ONLY
+    box: bool = True
+
+    def __call__(
+        self, surrogate: nn.Module | Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG | None = None
+    ) -> Tensor:
+        """Adversarial images.
+
+        Args:
+            surrogate: What to differentiate; a plain network stands for its own full gradient.
+            images: Clean images in [0, 1], float32, shape ``(N, C, H, W)``; never written to.
+            labels: True classes, int64, shape ``(N,)``.
+            rng: The images' random numbers; None means seed 0 and indices 0..N-1.
+
+        Returns:
+            Images of the same shape, detached, inside [0, 1] and the budget.
+
+        Raises:
+            ValueError: If the input is not what the attack can work on.
+        """
+        check_images(images, labels)
+        target = as_surrogate(surrogate)
+        with attack_mode(target.module):
+            # tensors made in inference mode cannot be saved for backward: all of them are copied
+            clean, classes = images.clone(), labels.clone()
+            rng = SampleRNG.default(clean) if rng is None else SampleRNG(rng.keys.clone(), rng.rows.clone())
+            adversarial = self.perturb(target, clean, classes, rng.stream("attack")).detach()
+            adversarial = self.clip(adversarial)
+            self.verify(adversarial, clean)
+        return adversarial
+
+    @abstractmethod
+    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+        """The attack's own rule; input is checked and detached, gradients are on, the model is in eval mode."""
+
+    def clip(self, images: Tensor) -> Tensor:
+        """Pixels in [0, 1], unless the protocol has no box."""
+        return images.clamp(0, 1) if self.box else images
+
+    def verify(self, adversarial: Tensor, images: Tensor) -> None:
+        """Refuses to return anything outside what was promised.
+
+        Raises:
+            RuntimeError: If shape, finiteness, range or budget are violated: a defect of the attack, or of a network
+                that gives NaN.
+        """
+        if adversarial.shape != images.shape or not adversarial.isfinite().all():
+            raise RuntimeError(f"{self} produced images that are not finite or have another shape")
+
+
+@dataclass(frozen=True)
+class FixedBudgetAttack(Attack):
+    """An attack inside a ball of given radius.
+
+    Args:
+        eps: Radius in pixel units, may be written ``8/255``; 0 returns the images. Ranges: linf 0..1, l2 0..sqrt(CHW),
+            l1 0..CHW.
+        norm: Norm of the ball.
+
+    Raises:
+        ValueError: If eps is negative, or above 1 for linf.
+    """
+
+    eps: Eps
+    norm: Norm = "linf"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without images."""
+        if self.norm not in self.norms:
+            raise ValueError(f"{type(self).__name__} knows the norms {', '.join(self.norms)}, got {self.norm!r}")
+        object.__setattr__(self, "eps", Eps(self.eps))
+        if not 0 <= self.eps < float("inf"):
+            raise ValueError(f"eps must be a finite number of at least 0, got {float(self.eps)}")
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"eps for linf must lie in 0..1, got {float(self.eps):g}: was it meant in 0-255 units, "
+                f"that is {float(self.eps):g}/255?"
+            )
+
+    def __call__(
+        self, surrogate: nn.Module | Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG | None = None
+    ) -> Tensor:
+        """See :meth:`Attack.__call__`; also refuses an eps beyond the diameter of the pixel box."""
+        size = images[0].numel() if len(images) else 0
+        largest = {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[self.norm]
+        if size and self.eps > largest:
+            raise ValueError(f"eps for {self.norm} on these images must lie in 0..{largest:g}, got {float(self.eps):g}")
+        if self.eps == 0.0:
+            check_images(images, labels)
+            return images.clone()
+        return super().__call__(surrogate, images, labels, rng)
+
+    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+        """Searches the ball of radius ``eps`` around every image."""
+        ball = LpBall(self.norm, images.new_full((len(images),), self.eps))
+        return self.search(surrogate, images, labels, rng, ball)
+
+    @abstractmethod
+    def search(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+        """The attack's own rule, in a ball that may have another radius for each image."""
+
+    def verify(self, adversarial: Tensor, images: Tensor) -> None:
+        """See :meth:`Attack.verify`; also checks the budget."""
+        super().verify(adversarial, images)
+        size = lp_norm(adversarial - images, self.norm)
+        if (size > self.eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE).any():
+            raise RuntimeError(f"{self} left its budget: {size.max():.6g} in {self.norm}")
+
+
+@dataclass(frozen=True)
+class MinimalNormAttack(Attack):
+    """An attack that looks for the smallest perturbation that changes the prediction."""
+
+    @property
+    def size_norm(self) -> Norm:
+        """The norm that is minimised."""
+        return "l2"

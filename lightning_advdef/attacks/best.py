@@ -1,0 +1,40 @@
+"""Which iterate an attack returns for each image, and which images still need work."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class BestIterates:
+    """Keeps one iterate per image.
+
+    Where the surrogate is exact (see :class:`Surrogate`), the first iterate that is misclassified is final. Elsewhere
+    the iterate of highest loss is kept, because returning the weakest one would flatter a defense that is only
+    approximated by its surrogate.
+
+    Args:
+        images: Clean images, shape ``(N, C, H, W)``; what is returned where nothing was found.
+        exact: Whether a wrong prediction of the surrogate decides an image.
+    """
+
+    def __init__(self, images: Tensor, exact: bool) -> None:
+        self.images = images.clone()
+        self.loss = images.new_full((len(images),), float("-inf"))
+        self.decided = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.exact = exact
+
+    def update(self, rows: Tensor, iterates: Tensor, loss: Tensor, wrong: Tensor) -> None:
+        """Offers one iterate for each of some images.
+
+        Args:
+            rows: Positions of the images, int64, shape ``(M,)``, each at most once.
+            iterates: Shape ``(M, C, H, W)``.
+            loss: The attack's loss of each iterate, shape ``(M,)``.
+            wrong: Whether the surrogate misclassifies it, shape ``(M,)``.
+        """
+        final = wrong if self.exact else torch.zeros_like(wrong)
+        better = (final | (loss > self.loss[rows])) & ~self.decided[rows]
+        self.images[rows] = torch.where(better.view(-1, 1, 1, 1), iterates, self.images[rows])
+        self.loss[rows] = torch.where(better, loss, self.loss[rows])
+        self.decided[rows] |= final

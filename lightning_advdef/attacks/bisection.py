@@ -1,0 +1,67 @@
+"""A minimal-norm attack made of a fixed-budget one: bisection over eps, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack
+from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Norm
+
+
+@dataclass(frozen=True)
+class Bisection(MinimalNormAttack):
+    """Smallest budget at which a fixed-budget attack succeeds on each image.
+
+    An upper bound on the distance to the decision boundary that does not rest on DeepFool's linearisation. Costs
+    ``rounds + 1`` runs of the inner attack.
+
+    Args:
+        attack: Inner attack; its eps is the largest budget tried.
+        rounds: Halvings of the interval.
+    """
+
+    attack: FixedBudgetAttack
+    rounds: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuses settings that would keep the inner attack from scaling with its budget."""
+        if self.rounds < 1 or getattr(self.attack, "step_size", None) is not None:
+            raise ValueError(
+                f"Bisection needs rounds >= 1 and an inner attack with step_size null (it scales with eps), "
+                f"got rounds {self.rounds} and {self.attack}"
+            )
+
+    @property
+    def size_norm(self) -> Norm:
+        """The inner attack's norm."""
+        return self.attack.norm
+
+    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+        """Narrows the interval of each image; images that resist the largest budget keep its last iterate."""
+        low = images.new_zeros(len(images))
+        high = images.new_full((len(images),), float(self.attack.eps))
+        adversarial, fooled = self._try(surrogate, images, labels, high, rng.stream("round", 0))
+        for step in range(1, self.rounds + 1):
+            middle = (low + high) / 2
+            found, success = self._try(surrogate, images, labels, middle, rng.stream("round", step))
+            better = fooled & success
+            adversarial = torch.where(per_image(better), found, adversarial)
+            high = torch.where(better, torch.minimum(middle, lp_norm(found - images, self.size_norm)), high)
+            low = torch.where(success, low, middle)
+        return adversarial
+
+    def _try(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, eps: Tensor, rng: SampleRNG
+    ) -> tuple[Tensor, Tensor]:
+        """The inner attack's images at one budget per image, and whether they are misclassified."""
+        ball = LpBall(self.attack.norm, eps)
+        adversarial = self.attack.clip(self.attack.search(surrogate, images, labels, rng, ball))
+        with torch.no_grad():
+            logits = surrogate(adversarial, rng.stream("check")).float().mean(dim=0)
+        return adversarial, logits.argmax(dim=1) != labels

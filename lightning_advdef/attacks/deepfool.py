@@ -1,0 +1,96 @@
+"""DeepFool: walk to the nearest linearised class boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks.base import MinimalNormAttack
+from lightning_advdef.attacks.gradients import logits_and_jacobian
+from lightning_advdef.attacks.lp_ball import per_image
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.rng import SampleRNG
+
+STABILISER = 1e-5  # added to the logit gap, so that a point on the boundary still moves across it
+OVERSHOOT = 0.02
+
+
+def deepfool_step(logits: Tensor, jacobian: Tensor) -> Tensor:
+    """Smallest l2 move to the nearest linearised boundary of the first class.
+
+    Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599, algorithm 2, with the squared norm that
+    the closed form needs.
+
+    Args:
+        logits: Scores, the class to leave first, shape ``(N, M)``.
+        jacobian: Gradient of each of these scores by the image, shape ``(N, M, C, H, W)``.
+
+    Returns:
+        Perturbation in pixel units, shape ``(N, C, H, W)``, neither overshot nor clipped.
+    """
+    gaps = (logits[:, 1:] - logits[:, :1]).abs() + STABILISER
+    normals = jacobian[:, 1:] - jacobian[:, :1]
+    lengths = normals.flatten(2).norm(dim=2).clamp_min(1e-12)
+    nearest = (gaps / lengths).argmin(dim=1)
+    image = torch.arange(len(logits), device=logits.device)
+    return per_image(gaps[image, nearest] / lengths[image, nearest] ** 2) * normals[image, nearest]
+
+
+@dataclass(frozen=True)
+class DeepFool(MinimalNormAttack):
+    """DeepFool with the l2 norm, leaving the predicted class.
+
+    Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599. An image stops when its prediction changes;
+    one forward and ``candidates`` backward passes per step.
+
+    Args:
+        steps: Largest number of steps.
+        candidates: How many of the highest-scored classes, the predicted one included, are looked at; None for all.
+        overshoot: How far beyond the linearised boundary to go, as a share of the perturbation.
+    """
+
+    steps: int = 50
+    candidates: int | None = 10
+    overshoot: float = OVERSHOOT
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.steps < 1 or (self.candidates is not None and self.candidates < 2) or self.overshoot < 0:
+            raise ValueError(
+                f"DeepFool needs steps >= 1, candidates >= 2 or null and overshoot >= 0, got {self.steps}, "
+                f"{self.candidates} and {self.overshoot}"
+            )
+
+    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+        """Follows each image until its prediction changes."""
+        with torch.no_grad():
+            logits = surrogate(images, rng.stream("rank")).float().mean(dim=0)
+        count = min(self.candidates or logits.shape[1], logits.shape[1])
+        classes = logits.topk(count, dim=1).indices
+        adversarial = images.clone()
+        staying = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        for step in range(self.steps):
+            rows = torch.arange(len(images), device=images.device)
+            if not surrogate.fixed_shape:
+                rows = rows[staying]
+            if not staying.any():
+                break
+            moved = self._move(
+                surrogate, images[rows], adversarial[rows], classes[rows], rng[rows].stream("step", step)
+            )
+            with torch.no_grad():
+                logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
+            adversarial[rows] = torch.where(per_image(staying[rows]), moved, adversarial[rows])
+            staying[rows] &= logits.argmax(dim=1) == classes[rows, 0]
+        return adversarial
+
+    def _move(
+        self, surrogate: Surrogate, images: Tensor, adversarial: Tensor, classes: Tensor, rng: SampleRNG
+    ) -> Tensor:
+        """One step from the perturbation without its overshoot."""
+        logits, jacobian = logits_and_jacobian(surrogate, adversarial, classes, rng)
+        step = deepfool_step(logits.gather(1, classes), jacobian)
+        perturbation = (adversarial - images) / (1 + self.overshoot)
+        return self.clip(images + (1 + self.overshoot) * (perturbation + step))

@@ -1,0 +1,111 @@
+"""PGD and BIM: projected steepest ascent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks.base import FixedBudgetAttack
+from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss
+from lightning_advdef.attacks.losses import LOSSES, LossName
+from lightning_advdef.attacks.lp_ball import LpBall
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Eps
+
+_STEPS_BETWEEN_SYNCS = 5  # leaving the batch needs a device-to-host copy, which on a GPU costs more than a few rows
+
+
+@dataclass(frozen=True)
+class PGD(FixedBudgetAttack):
+    """Projected gradient descent from a random start.
+
+    Source: Madry et al., 2018, https://arxiv.org/abs/1706.06083. ``steps`` gradients and one forward pass per image and
+    restart; images that are fooled leave where that cannot change the verdict.
+
+    Args:
+        steps: Gradient steps of each restart.
+        step_size: Length of a step in pixel units, in the attack's norm; None for 2.5 eps / steps (the authors' rule).
+        restarts: Runs from new starts, on the images not fooled so far.
+        random_start: Start at a uniformly random point of the ball instead of the image.
+        loss: What is maximised.
+    """
+
+    steps: int = 40
+    step_size: Eps | None = None
+    restarts: int = 1
+    random_start: bool = True
+    loss: LossName = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        """Checks steps, restarts and step size."""
+        super().__post_init__()
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        if self.step_size is not None:
+            object.__setattr__(self, "step_size", Eps(self.step_size))
+            if not 0 < self.step_size < float("inf"):
+                raise ValueError(f"step_size must be above 0, got {float(self.step_size)}")
+
+    def search(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+        """Runs all restarts; an image decided by an earlier one is left alone."""
+        best = BestIterates(images, surrogate.exact)
+        for restart in range(self.restarts):
+            rows = torch.arange(len(images), device=images.device)
+            if surrogate.may_compact:
+                rows = rows[~best.decided]
+            if not len(rows):
+                break
+            self._run(surrogate, images, labels, rng.stream("restart", restart), ball, rows, best)
+        return best.images
+
+    def _run(
+        self,
+        surrogate: Surrogate,
+        images: Tensor,
+        labels: Tensor,
+        rng: SampleRNG,
+        ball: LpBall,
+        rows: Tensor,
+        best: BestIterates,
+    ) -> None:
+        """One restart over the images at ``rows``; what it finds goes to ``best``."""
+        loss = LOSSES[self.loss]
+        iterates = self._start(images, rng, ball)[rows]
+        every = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        for step in range(self.steps):
+            found = loss_and_gradient(surrogate, iterates, labels[rows], loss, rng[rows].stream("step", step))
+            best.update(rows, iterates, found.loss, found.logits.argmax(dim=1) != labels[rows])
+            iterates = self._step(images[rows], iterates, found.gradient, ball[rows])
+            if surrogate.may_compact and step % every == 0:
+                keep = ~best.decided[rows]
+                rows, iterates = rows[keep], iterates[keep]
+                if not len(rows):
+                    return
+        with torch.no_grad():
+            last, logits = mean_loss(surrogate, iterates, labels[rows], loss, rng[rows].stream("step", self.steps))
+        best.update(rows, iterates, last, logits.argmax(dim=1) != labels[rows])
+
+    def _start(self, images: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+        if not self.random_start:
+            return images
+        return self.clip(images + ball.random(rng.stream("start"), images.shape[1:]))
+
+    def _step(self, images: Tensor, iterates: Tensor, gradient: Tensor, ball: LpBall) -> Tensor:
+        length = ball.radius * (2.5 / self.steps) if self.step_size is None else self.step_size
+        moved = iterates + length * ball.steepest(gradient)
+        return self.clip(images + ball.project(moved - images))
+
+
+@dataclass(frozen=True)
+class BIM(PGD):
+    """Basic iterative method: PGD from the image itself, with steps of eps / steps.
+
+    Source: Kurakin et al., 2017, https://arxiv.org/abs/1607.02533.
+    """
+
+    steps: int = 10
+    random_start: bool = False

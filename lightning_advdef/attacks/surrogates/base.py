@@ -1,0 +1,149 @@
+"""The classifier that an attack differentiates in place of the deployed defense."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Access, Defense
+
+
+class PlainNetwork(nn.Module):
+    """A network that ignores random numbers, seen as a defense with no test-time part."""
+
+    stochastic = False
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def undefended(self) -> nn.Module:
+        """The network itself."""
+        return self.network
+
+    def forward(self, images: Tensor, rng: SampleRNG | None = None) -> Tensor:
+        """Logits ``(N, K)``."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def adaptive_surrogates(self) -> Mapping[str, Any]:
+        """None: there is nothing to know beyond the network."""
+        return {}
+
+
+def as_defense(target: nn.Module) -> Defense:
+    """The target itself if it is a defense, otherwise the network wrapped as one."""
+    if hasattr(target, "adaptive_surrogates"):
+        return target  # type: ignore[return-value]
+    return PlainNetwork(target)
+
+
+@dataclass
+class Passes:
+    """Forward and backward passes spent on each image of a batch, int64, shape ``(N,)`` each."""
+
+    forward: Tensor
+    backward: Tensor
+
+
+class Surrogate(ABC):
+    """Images in, logits of ``draws`` random draws out.
+
+    Args:
+        defense: The deployed defense (or any network) under attack.
+
+    Attributes:
+        access: What the attacker knows, printed beside each number.
+        draws: Draws ``S`` per call.
+        fixed_shape: Set in strict mode: no image may leave the batch, so that its shape never changes.
+    """
+
+    access: ClassVar[Access]
+    draws: int = 1
+
+    def __init__(self, defense: nn.Module) -> None:
+        self.defense = as_defense(defense)
+        self.fixed_shape = False
+        self.passes: Passes | None = None
+
+    @abstractmethod
+    def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Differentiable logits, shape ``(S, N, K)``."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether a wrong prediction here is a wrong prediction of the deployed defense, now and always."""
+        return False
+
+    @property
+    def may_compact(self) -> bool:
+        """Whether an image that is fooled may leave the batch."""
+        return self.exact and not self.fixed_shape
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose modes and parameters the attack has to leave alone."""
+        assert isinstance(self.defense, nn.Module)
+        return self.defense
+
+    def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits ``(S, N, K)``; books ``S`` forward passes per image."""
+        if self.passes is not None:
+            self.passes.forward.index_add_(0, rng.rows, torch.full_like(rng.rows, self.draws))
+        return self.logits(images, rng)
+
+    def auxiliary(self, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor | None:
+        """A further loss that the attack maximises, shape ``(N,)``; None for none."""
+        return None
+
+    def count_backward(self, rng: SampleRNG, times: int) -> None:
+        """Books backward passes for the images of ``rng``."""
+        if self.passes is not None:
+            self.passes.backward.index_add_(0, rng.rows, torch.full_like(rng.rows, times))
+
+    def start_counting(self, count: int, device: torch.device) -> Passes:
+        """Resets the books for a batch of ``count`` images and returns them."""
+        zeros = torch.zeros(count, dtype=torch.int64, device=device)
+        self.passes = Passes(zeros, zeros.clone())
+        return self.passes
+
+
+SurrogateFactory = Callable[[nn.Module], Surrogate]
+
+
+class FullGradient(Surrogate):
+    """White box: autograd through the whole deployed defense."""
+
+    access: ClassVar[Access] = "white"
+
+    @property
+    def exact(self) -> bool:
+        """True for a deterministic defense."""
+        return not self.defense.stochastic
+
+    def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits of the deployed defense, shape ``(1, N, K)``."""
+        return self.defense(images, rng.stream("defense")).unsqueeze(0)
+
+
+class Undefended(Surrogate):
+    """Gray box: the bare classifier, without the defense's test-time part."""
+
+    access: ClassVar[Access] = "gray"
+
+    def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits of the undefended classifier, shape ``(1, N, K)``."""
+        logits: Tensor = self.defense.undefended(images)
+        return logits.unsqueeze(0)
+
+
+def as_surrogate(target: nn.Module | Surrogate) -> Surrogate:
+    """A surrogate as it is; a network or defense as its own full gradient."""
+    return target if isinstance(target, Surrogate) else FullGradient(target)

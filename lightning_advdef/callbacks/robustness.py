@@ -1,0 +1,277 @@
+"""RobustnessEvaluation: attacks while a Trainer tests or validates, one row per image."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+
+from lightning_advdef.callbacks.pictures import Pictures
+from lightning_advdef.callbacks.progress import AttackProgress
+from lightning_advdef.checkpoints import plain
+from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows
+from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
+from lightning_advdef.evaluation.store import ResultStore, weights_hash
+from lightning_advdef.evaluation.summary import robust, summarise
+from lightning_advdef.evaluation.table import print_results
+from lightning_advdef.evaluation.verdict import verdict_flags
+from lightning_advdef.types import Batch
+
+_VERSIONS = ("lightning-advdef", "torch", "pytorch-lightning")
+
+
+class RobustnessEvaluation(Callback):
+    """Attacks the deployed model in every scenario and stores the verdicts.
+
+    Works with any LightningModule whose ``forward`` maps images in [0, 1] to logits, in ``test``, ``validate``
+    and, with ``every_n_epochs``, in ``fit``; needs no Trainer flag. Each image index counts once, on any number of
+    devices.
+
+    Args:
+        scenarios: What to run. A second configuration file appends with ``scenarios+:``.
+        batch_size: Largest batch attacked at once, whatever the loader's.
+        strict: One padded batch shape and no image leaves early: bit-equal for any order, loader, number of processes.
+        draws: Passes on which a stochastic defense is graded.
+        seed: Of all attacks and gradings.
+        every_n_epochs: In ``fit``, attack the validation images every so many epochs; 0 for never.
+        folder: Where results go; the command line sets it to the run's folder. None for the Trainer's log folder.
+        overwrite: Replace the result of a different run in that folder.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If two scenarios share a name or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        scenarios: list[Scenario] = [],  # noqa: B006 - never changed; a None would hide the type from the command line
+        batch_size: int = 256,
+        strict: bool = False,
+        draws: int = 10,
+        seed: int = 0,
+        every_n_epochs: int = 0,
+        folder: str | None = None,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> None:
+        require_unique_names(scenarios)
+        if min(batch_size, draws) < 1 or every_n_epochs < 0:
+            raise ValueError(
+                f"evaluation needs batch_size >= 1, draws >= 1 and every_n_epochs >= 0, got {batch_size}, {draws} and "
+                f"{every_n_epochs}"
+            )
+        self.scenarios = list(scenarios)
+        self.settings = JudgeSettings(batch_size, strict, draws, seed)
+        self.every_n_epochs = every_n_epochs
+        self.folder = folder
+        self.overwrite = overwrite
+        self.progress = progress
+        self._judge: Judge | None = None
+        self._store: ResultStore | None = None
+        self._pending: list[Batch] = []
+        self._kept: list[Rows] = []
+        self._judged: set[int] = set()
+        self._seen = 0
+        self._bar: AttackProgress | None = None
+        self._pictures: Pictures | None = None
+
+    # Lightning's hooks
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the result folder, or notices that this evaluation is already finished."""
+        if not self.scenarios:
+            return
+        mean_image = self._mean_image(trainer)
+        judge = Judge(pl_module, self.scenarios, self.settings, mean_image)
+        self._store = self._open_store(trainer, pl_module, judge)
+        if self._store.complete:
+            return
+        self._begin(trainer, judge, trainer.num_test_batches)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gets ready, unless this is the sanity check or an epoch without attacks."""
+        due = trainer.state.fn != "fit" or (
+            self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        )
+        if self.scenarios and due and not trainer.sanity_checking:
+            self._begin(trainer, Judge(pl_module, self.scenarios, self.settings), trainer.num_val_batches)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        """Judges full batches."""
+        self._take(trainer, batch)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        """Judges full batches."""
+        self._take(trainer, batch)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judges the rest; rank 0 gathers all shards, writes the result and prints the table."""
+        if self._store is None:
+            return
+        if self._judge is not None:
+            self._flush()
+            self._store.mark_done(trainer.global_rank)
+            if trainer.is_global_zero:
+                self._finish(trainer, pl_module, self._judge, self._store)
+            else:
+                self._store.wait_until_complete()
+        elif trainer.is_global_zero:
+            print(f"already evaluated: {self._store.json_path}")
+        if trainer.is_global_zero:
+            print_results([self._store.folder])
+        self._end()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judges the rest and logs robust accuracy of the validation images."""
+        if self._judge is None:
+            return
+        self._flush()
+        for scenario in self.scenarios:
+            values = [robust(rows, scenario.name) for rows in self._kept]
+            total = torch.tensor([sum(v.sum() for v in values), sum(map(len, values))], device=pl_module.device)
+            right, count = trainer.strategy.reduce(total, reduce_op="sum")
+            pl_module.log(f"val/robust_accuracy/{scenario.name}", right / count, rank_zero_only=False)
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the terminal in order; shards stay and the next run goes on from them."""
+        self._end()
+
+    # the work
+
+    def _begin(self, trainer: Trainer, judge: Judge, batches: Sequence[int | float] | int | float) -> None:
+        loader_batches = sum(batches) if isinstance(batches, Sequence) else batches
+        self._judge = judge
+        self._pending, self._kept, self._seen = [], [], 0
+        self._pictures = Pictures() if trainer.is_global_zero else None
+        judge.watch = self._pictures
+        show = self.progress and trainer.is_global_zero and sys.stderr.isatty()
+        self._bar = AttackProgress(loader_batches, [scenario.name for scenario in self.scenarios]) if show else None
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+        self._judge = self._store = None
+
+    def _take(self, trainer: Trainer, batch: Any) -> None:
+        if self._judge is None:
+            return
+        batch = self._as_batch(trainer, batch)
+        fresh = torch.tensor([int(index) not in self._judged for index in batch.indices], device=batch.indices.device)
+        self._pending.append(Batch(*(tensor[fresh] for tensor in batch)))
+        while sum(len(part.images) for part in self._pending) >= self.settings.batch_size:
+            self._judge_next()
+        if self._bar is not None:
+            self._bar.loaded()
+
+    def _flush(self) -> None:
+        while sum(len(part.images) for part in self._pending):
+            self._judge_next()
+
+    def _judge_next(self) -> None:
+        """Judges the next ``batch_size`` pending images, or what is left of them."""
+        assert self._judge is not None
+        joined = Batch(*(torch.cat(tensors) for tensors in zip(*self._pending, strict=True)))
+        size = self.settings.batch_size
+        self._pending = [Batch(*(tensor[size:] for tensor in joined))]
+        rows = self._judge(Batch(*(tensor[:size] for tensor in joined)))
+        self._kept.append(rows)
+        if self._store is not None:
+            self._store.add(rows)
+        if self._bar is not None:
+            self._bar.judged(rows)
+
+    def _as_batch(self, trainer: Trainer, batch: Any) -> Batch:
+        """Our own batches as they are; ``(images, labels)`` of a foreign loader numbered in the loader's order."""
+        if isinstance(batch, Batch) or len(batch) == 3:
+            return Batch(*batch)
+        if trainer.world_size > 1:
+            raise ValueError(
+                "on several devices every batch must be (images, labels, indices), so each image counts once"
+            )
+        images, labels = batch
+        indices = torch.arange(self._seen, self._seen + len(images), device=images.device)
+        self._seen += len(images)
+        return Batch(images, labels, indices)
+
+    # the result folder
+
+    def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> ResultStore:
+        folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
+        fingerprint = self._fingerprint(trainer, pl_module, judge)
+        if trainer.is_global_zero:
+            ResultStore(folder, fingerprint, self.overwrite).open()
+        trainer.strategy.barrier()
+        store = ResultStore(folder, fingerprint)
+        store.unmark(trainer.global_rank)
+        self._judged = store.judged()
+        trainer.strategy.barrier()
+        return store
+
+    def _fingerprint(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> dict[str, Any]:
+        """What makes this result what it is; the number of devices and the loader's batch size are not part of it."""
+        settings = asdict(self.settings)
+        if not self.settings.strict:
+            settings.pop("batch_size")
+        ignored = ("weights", "optimizer", "scheduler")
+        hyperparameters = {k: v for k, v in plain(dict(pl_module.hparams)).items() if k not in ignored}
+        return {
+            "data": self._describe_data(trainer),
+            "model": {"class": type(pl_module).__qualname__, **hyperparameters},
+            "weights": weights_hash(pl_module),
+            "evaluation": {**settings, "scenarios": judge.describe()},
+            "version": version("lightning-advdef"),
+        }
+
+    def _describe_data(self, trainer: Trainer) -> dict[str, Any]:
+        data = getattr(trainer, "datamodule", None)
+        named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
+        return {"class": type(data).__qualname__, **plain(named)}
+
+    def _mean_image(self, trainer: Trainer) -> Tensor | None:
+        find = getattr(getattr(trainer, "datamodule", None), "mean_image", None)
+        mean: Tensor | None = find() if find else None
+        return mean
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, judge: Judge, store: ResultStore) -> None:
+        store.wait_for(range(trainer.world_size))
+        rows = store.gather()
+        summary = summarise(rows, self.scenarios, judge.describe())
+        result = {
+            "summary_of": "test",
+            **summary,
+            "stochastic": bool(judge.stochastic),
+            "flags": verdict_flags(),
+            "versions": {name: version(name) for name in _VERSIONS},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "device": str(pl_module.device),
+            "world_size": trainer.world_size,
+            "warnings": self._warnings(pl_module, judge),
+        }
+        store.finish(rows, result)
+        self._log(trainer, rows, result)
+
+    def _warnings(self, pl_module: LightningModule, judge: Judge) -> list[str]:
+        warnings = []
+        if judge.stochastic and not getattr(pl_module, "stochastic", False):
+            warnings.append("predictions differ between two passes: graded on several draws; attack it with EOT")
+        return warnings
+
+    @rank_zero_only
+    def _log(self, trainer: Trainer, rows: Rows, result: dict[str, Any]) -> None:
+        if self._pictures is not None:
+            self._pictures.log(trainer, rows, result, self.scenarios)

@@ -1,0 +1,159 @@
+"""Reading and describing trained networks, without ever running code from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightning_advdef.errors import CheckpointError
+
+_TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
+_DROPPED = object()
+
+
+def plain(value: Any) -> Any:
+    """A description of a constructor argument made of plain values, as a YAML would hold it.
+
+    Classes, ``functools.partial`` of classes and dataclasses become ``class_path`` and ``init_args``; what has no such
+    description (a lambda, say) is left out, so that its default is used when the object is built again.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        described = {key: plain(item) for key, item in value.items()}
+        return {key: item for key, item in described.items() if item is not _DROPPED}
+    if isinstance(value, Sequence):
+        return [item for item in map(plain, value) if item is not _DROPPED]
+    if inspect.isclass(value):
+        return {"class_path": f"{value.__module__}.{value.__qualname__}"}
+    if isinstance(value, functools.partial) and inspect.isclass(value.func):
+        return plain(value.func) | {"init_args": plain(value.keywords)}
+    if dataclasses.is_dataclass(value):
+        arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return plain(type(value)) | {"init_args": plain(arguments)}
+    return _DROPPED
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Content of a ``.ckpt`` (tensors and plain values only) or ``.safetensors`` file.
+
+    Raises:
+        CheckpointError: If the file is missing, truncated, or holds pickled objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: give the path of a .ckpt or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return {"state_dict": load_file(path)}
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds pickled Python objects (or is damaged) and was not opened, since loading could run code: "
+            "save its state_dict instead"
+        ) from None
+    except (RuntimeError, SafetensorError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content if "state_dict" in content else {"state_dict": content}
+
+
+def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None:
+    """Copies the weights of another run into ``module``.
+
+    Args:
+        module: A defense; its classifier's keys start with ``classifier.``. A file with the keys of a bare network is
+            taken as the classifier.
+        path: Checkpoint file.
+        complete: Whether every weight of the module must be in the file; otherwise only the classifier's must.
+
+    Raises:
+        CheckpointError: If the file does not fit.
+    """
+    state: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    if not any(key.startswith("classifier.") for key in state):
+        state = {f"classifier.{key}": value for key, value in state.items()}
+    own = module.state_dict()
+    required = [key for key in own if complete or key.startswith("classifier.")]
+    missing = [key for key in required if key not in state]
+    unknown = [key for key in state if key.startswith("classifier.") and key not in own]
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or unknown or shapes:
+        network = type(getattr(module, "classifier", module)).__name__
+        raise CheckpointError(
+            f"the weights in {path} are of another architecture than {network}: "
+            f"{_difference(own, state, missing, unknown, shapes)}; change --model.network or --model.weights"
+        )
+    module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+
+
+def _difference(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], missing: list[str], unknown: list[str], shapes: list[str]
+) -> str:
+    if shapes:
+        key = shapes[0]
+        return f"{key} has shape {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
+    return f"it has no {missing[0]}" if missing else f"it has {unknown[0]}, which the network lacks"
+
+
+def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
+    """The defense that a checkpoint was saved from, in eval mode.
+
+    Args:
+        path: A ``.ckpt`` written by ``advdef fit``.
+        classes: Classes outside this package that the checkpoint may name.
+
+    Raises:
+        CheckpointError: If the file names no class, or one that is neither of this package nor in ``classes``.
+    """
+    content = read_checkpoint(path)
+    settings = dict(content.get("hyper_parameters", {}))
+    class_path = settings.pop("_class_path", None)
+    settings.pop("_instantiator", None)
+    if class_path is None:
+        raise CheckpointError(f"{path} does not say which class it belongs to: was it written by advdef fit?")
+    _refuse_unknown({"class_path": class_path, "init_args": settings}, [_path_of(item) for item in classes], path)
+    module_name, _, name = class_path.rpartition(".")
+    defense_class = getattr(importlib.import_module(module_name), name)
+    defense = _build(defense_class, settings | {"weights": None})
+    load_weights(defense, path, complete=True)
+    return defense.eval()
+
+
+def _path_of(item: type) -> str:
+    return f"{item.__module__}.{item.__qualname__}"
+
+
+def _build(defense_class: type, settings: Mapping[str, Any]) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(defense_class, "defense")
+    return parser.instantiate_classes(parser.parse_object({"defense": settings})).defense
+
+
+def _refuse_unknown(value: Any, allowed: Sequence[str], path: str | Path) -> None:
+    """Walks a description and refuses classes that nobody vouched for."""
+    if isinstance(value, Mapping):
+        named = value.get("class_path")
+        if isinstance(named, str) and not named.startswith(_TRUSTED) and named not in allowed:
+            raise CheckpointError(
+                f"{path} names the class {named}: pass it to load_defense in classes= if you trust it"
+            )
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _refuse_unknown(item, allowed, path)

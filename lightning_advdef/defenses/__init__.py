@@ -1,0 +1,6 @@
+"""Defenses: one LightningModule each."""
+
+from lightning_advdef.defenses.base import DefenseModule
+from lightning_advdef.defenses.standard import StandardModule
+
+__all__ = ["DefenseModule", "StandardModule"]

@@ -1,0 +1,172 @@
+"""The contract of a defense: a classifier on [0, 1] pixels, written classifier after purify."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_advdef.attacks import SurrogateFactory
+from lightning_advdef.checkpoints import load_weights, plain
+from lightning_advdef.data import DataModule, get_spec
+from lightning_advdef.metrics import IndexedAccuracy
+from lightning_advdef.models import Classifier, NetworkFactory
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch
+
+
+class DefenseModule(LightningModule):
+    """Base of all defenses.
+
+    A training-time method overrides ``loss``; a test-time method overrides ``purify``.
+
+    Args:
+        network: Architecture, called with the data set's ``ImageSpec``.
+        spec: Data set by name, or ``CxHxWxK``; the command line fills it from the data.
+        weights: Checkpoint whose weights are loaded before anything runs.
+        optimizer: Made from the parameters that train.
+        scheduler: Made from the optimizer, stepped every epoch; None for a constant learning rate.
+        votes: Independent draws of a stochastic defense whose softmax outputs are averaged.
+
+    Raises:
+        ValueError: If votes is below 1 or the network does not fit the data.
+    """
+
+    stochastic = False
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        spec: str = "mnist",
+        weights: str | None = None,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
+        scheduler: LRSchedulerCallable | None = None,
+        votes: int = 1,
+    ) -> None:
+        super().__init__()
+        if votes < 1:
+            raise ValueError(f"votes must be at least 1, got {votes}: change --model.votes")
+        self.save_hyperparameters(logger=False)
+        self._keep_plain_hyperparameters()
+        self.spec = get_spec(spec)
+        self.classifier: Classifier = network(self.spec)
+        self.weights = weights
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.votes = votes
+        self.val_accuracy = IndexedAccuracy()
+        self.test_accuracy = IndexedAccuracy()
+
+    def _keep_plain_hyperparameters(self) -> None:
+        """Stores arguments as a YAML would, so that checkpoints load with ``weights_only=True``."""
+        settings = plain(dict(self.hparams))
+        settings.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
+        self._set_hparams(settings)
+
+    # what attackers and evaluations see
+
+    @property
+    def undefended(self) -> nn.Module:
+        """The classifier without any test-time part."""
+        return self.classifier
+
+    def adaptive_surrogates(self) -> Mapping[str, SurrogateFactory]:
+        """Surrogates of an attacker who knows this defense, by name."""
+        return {}
+
+    def purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """The test-time part; images ``(N, C, H, W)`` to images that may leave [0, 1]. The identity here."""
+        return images
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits of purified images."""
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    def forward(self, images: Tensor, rng: SampleRNG | None = None) -> Tensor:
+        """Logits ``(N, K)`` of the deployed defense; with votes, the log of the mean softmax over the draws."""
+        rng = SampleRNG.default(images) if rng is None else rng
+        if self.votes == 1:
+            return self.classify(self.purify(images, rng))
+        draws = SampleRNG.cat([rng.stream("vote", vote) for vote in range(self.votes)])
+        repeated = images.repeat(self.votes, 1, 1, 1)
+        logits = self.classify(self.purify(repeated, draws)).view(self.votes, len(images), -1)
+        return logits.log_softmax(dim=-1).logsumexp(dim=0) - torch.tensor(self.votes).log()
+
+    def calibrate(self, data: DataModule) -> dict[str, float]:
+        """Values of this defense that depend on data and weights, by the name they have in a YAML.
+
+        Raises:
+            ValueError: If the defense has none.
+        """
+        raise ValueError(f"{type(self).__name__} has nothing to calibrate")
+
+    # training, written once
+
+    def loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
+        """Terms of the training loss; ``loss`` is the one that is minimised."""
+        return {"loss": F.cross_entropy(self.classifier(batch.images), batch.labels)}
+
+    def setup(self, stage: str) -> None:
+        """Loads ``weights`` once, before the optimizer is made.
+
+        Raises:
+            CheckpointError: If the file cannot be read or does not fit.
+        """
+        if self.weights is not None:
+            load_weights(self, self.weights, complete=stage != "fit")
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the scheduler of the arguments."""
+        optimizer: Optimizer = self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
+        if self.scheduler_factory is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler_factory(optimizer)}
+
+    def on_train_epoch_start(self) -> None:
+        """Ties torch's own random numbers (dropout) to the epoch, so that a resumed run repeats them."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        torch.manual_seed((seed * 1009 + self.current_epoch) * 1009 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step on the loss of the method."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        rng = SampleRNG.for_images(batch.indices, seed, "train", self.current_epoch)
+        terms = self.loss(batch, rng)
+        self._refuse_nan(terms)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=len(batch.images))
+        return terms["loss"]
+
+    def _refuse_nan(self, terms: Mapping[str, Tensor]) -> None:
+        for name, value in sorted(terms.items(), key=lambda term: term[0] == "loss"):
+            if not value.isfinite().all():
+                raise FloatingPointError(
+                    f"the {name} term became {value.item()} at step {self.global_step} (epoch {self.current_epoch}): "
+                    "lower the learning rate, or look at that term"
+                )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Clean accuracy and cross-entropy on the validation split."""
+        logits = self(batch.images, SampleRNG.for_images(batch.indices, split="val"))
+        self.val_accuracy.update(logits.argmax(dim=1), batch.labels, batch.indices)
+        self.log("val/clean_accuracy", self.val_accuracy, prog_bar=True, batch_size=len(batch.images))
+        loss = F.cross_entropy(logits, batch.labels)
+        self.log("val/loss", loss, sync_dist=True, batch_size=len(batch.images))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Clean accuracy of the deployed defense; each image index counts once."""
+        logits = self(batch.images, SampleRNG.for_images(batch.indices))
+        self.test_accuracy.update(logits.argmax(dim=1), batch.labels, batch.indices)
+        self.log("test/clean_accuracy", self.test_accuracy, batch_size=len(batch.images))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Indices, logits and predicted classes of a batch."""
+        logits = self(batch.images, SampleRNG.for_images(batch.indices))
+        return {"indices": batch.indices, "logits": logits, "predictions": logits.argmax(dim=1)}

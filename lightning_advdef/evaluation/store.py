@@ -1,0 +1,177 @@
+"""The result folder: shards while it runs, ``robustness.json`` and ``robustness.npz`` when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.evaluation.judge import Rows
+
+SCHEMA_VERSION = 1
+_POLL_SECONDS = 0.2
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def first_difference(ours: Any, theirs: Any, where: str = "") -> str | None:
+    """Where two plain descriptions first differ, as ``key: theirs -> ours``; None if they are equal."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        for key in [*ours, *(key for key in theirs if key not in ours)]:
+            found = first_difference(ours.get(key), theirs.get(key), f"{where}.{key}" if where else str(key))
+            if found:
+                return found
+        return None
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return next((d for i, (a, b) in pairs if (d := first_difference(a, b, f"{where}[{i}]"))), None)
+    return None if ours == theirs else f"{where}: {theirs} there, {ours} now"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes under a temporary name and renames, so that a reader never sees half a file."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
+    """Writes columns as an uncompressed ``.npz``, atomically and with the same bytes for the same columns."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: rows[name].numpy() for name in sorted(rows)})
+    temporary.replace(path)
+
+
+def read_rows(path: Path) -> Rows:
+    """Columns of a ``.npz`` written by :func:`write_rows`."""
+    with np.load(path, allow_pickle=False) as columns:
+        return {name: torch.from_numpy(columns[name]) for name in columns.files}
+
+
+class ResultStore:
+    """Rows of one evaluation in one folder.
+
+    Args:
+        folder: Result folder, ``runs/<name>``.
+        fingerprint: What makes the result what it is: configuration, weights, data, version.
+        overwrite: Delete the result of a different run that lies in the folder.
+
+    Raises:
+        ResultFolderError: If the folder holds the result of a different run.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], overwrite: bool = False) -> None:
+        self.folder = folder
+        self.shards = folder / "shards"
+        # a round trip through JSON, so that tuples and lists compare equal
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        if overwrite:
+            self.clear()
+        self._refuse_other_run()
+
+    @property
+    def json_path(self) -> Path:
+        """Summary, settings, versions."""
+        return self.folder / "robustness.json"
+
+    @property
+    def npz_path(self) -> Path:
+        """A row per image."""
+        return self.folder / "robustness.npz"
+
+    @property
+    def complete(self) -> bool:
+        """Whether this very evaluation is already finished."""
+        return self.json_path.is_file() and self.npz_path.is_file()
+
+    def clear(self) -> None:
+        """Removes an earlier result."""
+        shutil.rmtree(self.shards, ignore_errors=True)
+        for path in (self.json_path, self.npz_path):
+            path.unlink(missing_ok=True)
+
+    def _refuse_other_run(self) -> None:
+        for path in (self.json_path, self.shards / "fingerprint.json"):
+            if path.is_file():
+                other = json.loads(path.read_text())
+                found = first_difference(self.fingerprint, other.get("fingerprint"))
+                if found:
+                    raise ResultFolderError(
+                        f"{self.folder} holds the result of a different run ({found}): choose another --name, "
+                        "or replace it with --overwrite"
+                    )
+
+    def open(self) -> None:
+        """Makes the folder ready for shards, unless the evaluation is already finished."""
+        if self.complete:
+            return
+        self.shards.mkdir(parents=True, exist_ok=True)
+        write_json(self.shards / "fingerprint.json", {"fingerprint": self.fingerprint})
+
+    def judged(self) -> set[int]:
+        """Indices of the images that some shard already holds."""
+        return {int(index) for path in self._shard_paths() for index in read_rows(path)["index"]}
+
+    def add(self, rows: Rows) -> None:
+        """Writes one judged batch; its name follows from its images, so a repetition replaces itself."""
+        name = hashlib.sha256(rows["index"].numpy().tobytes()).hexdigest()[:20]
+        write_rows(self.shards / f"{name}.npz", rows)
+
+    def _shard_paths(self) -> list[Path]:
+        return sorted(self.shards.glob("*.npz"))
+
+    def mark_done(self, rank: int) -> None:
+        """Says that a rank has judged its share."""
+        write_json(self.shards / f"done_{rank}.json", {})
+
+    def unmark(self, rank: int) -> None:
+        """Forgets that an interrupted run of this rank was done."""
+        (self.shards / f"done_{rank}.json").unlink(missing_ok=True)
+
+    def wait_for(self, ranks: Sequence[int]) -> None:
+        """Waits until all ranks are done; files carry the news, so no collective can time out meanwhile."""
+        while not all((self.shards / f"done_{rank}.json").is_file() for rank in ranks):
+            time.sleep(_POLL_SECONDS)
+
+    def wait_until_complete(self) -> None:
+        """Waits for the rank that writes the result."""
+        while not self.complete:
+            time.sleep(_POLL_SECONDS)
+
+    def gather(self) -> Rows:
+        """All rows sorted by image index, each image once.
+
+        Raises:
+            RuntimeError: If there are none.
+        """
+        parts = [read_rows(path) for path in self._shard_paths()]
+        if not parts:
+            raise RuntimeError("no image was judged: is the test set empty?")
+        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        indices, order = np.unique(rows["index"].numpy(), return_index=True)
+        assert len(indices)
+        return {name: column[torch.from_numpy(order)] for name, column in rows.items()}
+
+    def finish(self, rows: Rows, result: Mapping[str, Any]) -> None:
+        """Writes both result files and removes the shards; the summary comes last and makes it complete."""
+        write_rows(self.npz_path, rows)
+        write_json(self.json_path, {"schema": SCHEMA_VERSION, "fingerprint": self.fingerprint, **result})
+        shutil.rmtree(self.shards, ignore_errors=True)

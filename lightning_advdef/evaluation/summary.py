@@ -1,0 +1,119 @@
+"""From rows to the numbers of a table; everything shown later is computed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
+from lightning_advdef.attacks.base import BUDGET_TOLERANCE
+from lightning_advdef.evaluation.judge import Rows
+from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.metrics import norm_summary, relative_norm, wilson_interval, worst_case
+from lightning_advdef.types import Norm
+
+
+def attack_norm(attack: Attack) -> Norm:
+    """The norm an attack's budget or result is measured in."""
+    if isinstance(attack, FixedBudgetAttack):
+        return attack.norm
+    return attack.size_norm if isinstance(attack, MinimalNormAttack) else "l2"
+
+
+def robust(rows: Mapping[str, Tensor], scenario: str) -> Tensor:
+    """Share of draws on which each image is right, clean and attacked, in [0, 1], shape ``(N,)``.
+
+    An image that is wrong without an attack is not robust, whatever the attack makes of it.
+    """
+    return torch.minimum(rows["clean/correct"], rows[f"{scenario}/correct"])
+
+
+def fooled(rows: Mapping[str, Tensor], scenario: str) -> Tensor:
+    """Whether the prediction changed or was wrong from the start, bool, shape ``(N,)``."""
+    changed = rows[f"{scenario}/prediction"] != rows["clean/prediction"]
+    return changed | (rows["clean/prediction"] != rows["label"])
+
+
+def accuracy(correct: Tensor) -> dict[str, Any]:
+    """Mean, 95% Wilson interval over images, and number of images."""
+    values = correct.double()
+    low, high = wilson_interval(float(values.sum()), len(values))
+    return {"value": float(values.mean()), "interval": [low, high], "images": len(values)}
+
+
+def summarise(rows: Rows, scenarios: Sequence[Scenario], described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of an evaluation, as plain values.
+
+    Args:
+        rows: Columns of all images.
+        scenarios: What was run.
+        described: The scenarios as plain values, in the same order.
+    """
+    return {
+        "clean_accuracy": accuracy(rows["clean/correct"]),
+        "scenarios": [
+            {**description, **_scenario_summary(rows, scenario)}
+            for scenario, description in zip(scenarios, described, strict=True)
+        ],
+        "worst_case": _worst_cases(rows, scenarios),
+    }
+
+
+def _worst_cases(rows: Rows, scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    """Accuracy under all scenarios together, for each budget that some scenario states.
+
+    Whatever scenario found an image: it counts at every budget that its perturbation does not exceed. Perturbations
+    that leave the pixel range are no images and count nowhere.
+    """
+    budgets = {(s.attack.norm, float(s.attack.eps)) for s in scenarios if isinstance(s.attack, FixedBudgetAttack)}
+    found = [scenario.name for scenario in scenarios if scenario.attack.box]
+    cases = []
+    for norm, eps in sorted(budgets):
+        columns = [rows["clean/correct"]]
+        for name in found:
+            inside = rows[f"{name}/{norm}"] <= eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE
+            columns.append(torch.where(inside, rows[f"{name}/correct"], 1.0))
+        cases.append({"norm": norm, "eps": eps, "accuracy": accuracy(worst_case(torch.stack(columns)))})
+    return cases
+
+
+def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
+    name, norm = scenario.name, attack_norm(scenario.attack)
+    right = rows["clean/prediction"] == rows["label"]
+    lost = right & (rows[f"{name}/prediction"] != rows["label"])
+    summary: dict[str, Any] = {
+        "norm": norm,
+        "robust_accuracy": accuracy(robust(rows, name)),
+        "attack_success_rate": float(lost.sum() / right.sum().clamp_min(1)),
+        "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
+    }
+    if isinstance(scenario.attack, MinimalNormAttack):
+        summary |= _minimal_norm_summary(rows, name, norm)
+    return summary
+
+
+def _minimal_norm_summary(rows: Rows, name: str, norm: Norm) -> dict[str, Any]:
+    """Norm statistics; rho is Eq. 7 of the Deep Defense paper, over all images, from the predicted class."""
+    norms, images = rows[f"{name}/{norm}"], rows[f"clean/{norm}"]
+    changed = rows[f"{name}/prediction"] != rows["clean/prediction"]
+    right = rows["clean/prediction"] == rows["label"]
+    rho = relative_norm(norms, images)
+    summary = {
+        "rho": rho.mean,
+        "median_rho": rho.median,
+        "rho_correct_only": relative_norm(norms[right], images[right]).mean,
+        "share_fooled": float(changed.double().mean()),
+        "norms": _finite(norm_summary(norms, changed, ~right)._asdict()),
+    }
+    if f"clean/centred_{norm}" in rows:
+        summary["rho_centred"] = relative_norm(norms, rows[f"clean/centred_{norm}"]).mean
+    return summary
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows neither infinity nor NaN; both become null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

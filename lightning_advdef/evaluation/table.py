@@ -1,0 +1,101 @@
+"""Results as a table in the terminal, one column per run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_advdef.errors import ResultFolderError
+
+Result = Mapping[str, Any]
+
+
+def read_result(folder: str | Path) -> Result:
+    """Content of ``robustness.json``.
+
+    Raises:
+        ResultFolderError: If the folder holds no finished evaluation.
+    """
+    path = Path(folder) / "robustness.json"
+    if not path.is_file():
+        raise ResultFolderError(f"no finished evaluation in {folder} (no robustness.json): run advdef test first")
+    result: Result = json.loads(path.read_text())
+    return result
+
+
+def percent(accuracy: Mapping[str, Any]) -> str:
+    """An accuracy with its interval, e.g. ``93.4% [92.1, 94.5]``."""
+    low, high = accuracy["interval"]
+    return f"{100 * accuracy['value']:.2f}% [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def comparison_table(results: Mapping[str, Result]) -> Table:
+    """A row per quantity, a column per run.
+
+    Args:
+        results: Result of each run, by the title of its column.
+    """
+    title = "accuracy with 95% interval; passes = forward + backward per image"
+    table = Table(title=title, title_style="dim", show_lines=False)
+    table.add_column("")
+    table.add_column("access")
+    for name in results:
+        table.add_column(name, justify="right")
+    runs = list(results.values())
+    table.add_row("images", "", *(str(run["clean_accuracy"]["images"]) for run in runs))
+    table.add_row("clean accuracy", "", *(percent(run["clean_accuracy"]) for run in runs))
+    for scenario in _names(runs):
+        _add_scenario(table, scenario, [_find(run, scenario) for run in runs])
+    table.add_section()
+    for norm, eps in dict.fromkeys((case["norm"], case["eps"]) for run in runs for case in run["worst_case"]):
+        cases = [[c for c in run["worst_case"] if (c["norm"], c["eps"]) == (norm, eps)] for run in runs]
+        table.add_row(f"worst case, {norm} {eps:.4g}", "all", *(percent(c[0]["accuracy"]) if c else "" for c in cases))
+    return table
+
+
+def _names(runs: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(scenario["name"] for run in runs for scenario in run["scenarios"]))
+
+
+def _find(run: Result, name: str) -> Mapping[str, Any] | None:
+    return next((scenario for scenario in run["scenarios"] if scenario["name"] == name), None)
+
+
+def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | None]) -> None:
+    table.add_section()
+    access = next(scenario["access"] for scenario in found if scenario)
+
+    def row(title: str, show: Any) -> None:
+        if any(scenario and show(scenario) for scenario in found):
+            table.add_row(title, access, *(show(scenario) if scenario else "" for scenario in found))
+
+    if any(scenario and "rho" in scenario for scenario in found):
+        row(f"{name}: rho", lambda s: f"{s['rho']:.4f}" if "rho" in s else "")
+        row("  rho, centred", lambda s: f"{s['rho_centred']:.4f}" if "rho_centred" in s else "")
+        row(
+            "  median norm",
+            lambda s: f"{s['norms']['median_excluded'] or float('inf'):.4f} ({s['norm']})" if "norms" in s else "",
+        )
+        row("  share fooled", lambda s: f"{100 * s['share_fooled']:.1f}%" if "share_fooled" in s else "")
+    else:
+        row(name, lambda s: percent(s["robust_accuracy"]))
+    row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
+
+
+def print_results(folders: Sequence[str | Path], console: Console | None = None) -> None:
+    """Prints the runs in ``folders`` side by side.
+
+    Raises:
+        ResultFolderError: If a folder holds no finished evaluation.
+    """
+    results = {Path(folder).name: read_result(folder) for folder in folders}
+    console = console or Console()
+    console.print(comparison_table(results))
+    for name, result in results.items():
+        for warning in result.get("warnings", []):
+            console.print(f"[yellow]{name}: {warning}[/]")

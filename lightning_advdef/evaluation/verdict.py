@@ -1,0 +1,62 @@
+"""The one function that decides whether an image is classified correctly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lightning_advdef.attacks.base import attack_mode
+from lightning_advdef.attacks.surrogates import as_defense
+from lightning_advdef.rng import SampleRNG
+
+
+def verdict_flags() -> dict[str, bool]:
+    """The numeric settings under which verdicts are made; stored in every result."""
+    return {"autocast": False, "tf32": False, "cudnn_benchmark": False}
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """float32 as it is: no autocast, no TF32, no autotuned kernels; the caller's settings come back after."""
+    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    convolution = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, convolution
+
+
+def predictions(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor:
+    """Classes that the deployed defense gives, on fresh draws.
+
+    Args:
+        defense: The defense or any network.
+        images: Shape ``(N, C, H, W)``.
+        rng: The images' random numbers; the draws are streams of their own, disjoint from those of attacks.
+        draws: Independent passes, for a stochastic defense.
+
+    Returns:
+        Classes, int64, shape ``(draws, N)``.
+    """
+    deployed = as_defense(defense)
+    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
+        return torch.stack([deployed(images, rng.stream("grading", draw)).argmax(dim=1) for draw in range(draws)])
+
+
+def is_stochastic(defense: nn.Module, images: Tensor, rng: SampleRNG) -> bool:
+    """Whether the deployed defense answers differently when asked again.
+
+    A defense of this package says so itself; any other network is asked twice.
+    """
+    declared = getattr(defense, "stochastic", None)
+    if declared is not None:
+        return bool(declared)
+    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
+        return not torch.equal(defense(images), defense(images))

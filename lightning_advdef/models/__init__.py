@@ -1,0 +1,27 @@
+"""Networks: pixels in [0, 1] to logits."""
+
+from lightning_advdef.models.base import Classifier, NetworkFactory
+from lightning_advdef.models.conv_net import ConvNet
+from lightning_advdef.models.dropout import SharedDropoutMasks, shared_dropout_masks
+from lightning_advdef.models.lenet import LeNet
+from lightning_advdef.models.mlp import MLP
+from lightning_advdef.models.nin import NIN
+from lightning_advdef.models.resnet import ResNet
+from lightning_advdef.models.torchvision_classifier import TorchvisionClassifier
+from lightning_advdef.models.vgg import VGG
+from lightning_advdef.models.wrapped import WrappedClassifier
+
+__all__ = [
+    "MLP",
+    "NIN",
+    "VGG",
+    "Classifier",
+    "ConvNet",
+    "LeNet",
+    "NetworkFactory",
+    "ResNet",
+    "SharedDropoutMasks",
+    "TorchvisionClassifier",
+    "WrappedClassifier",
+    "shared_dropout_masks",
+]
