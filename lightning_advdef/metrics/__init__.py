@@ -3,7 +3,7 @@
 from lightning_advdef.metrics.accuracy import accuracy_norm_curve, eps_for_accuracy, worst_case
 from lightning_advdef.metrics.indexed_accuracy import IndexedAccuracy
 from lightning_advdef.metrics.intervals import Interval, mean_interval, wilson_interval
-from lightning_advdef.metrics.norms import NormSummary, RelativeNorm, lp_norm, norm_summary, relative_norm
+from lightning_advdef.metrics.norms import NormSummary, RelativeNorm, norm_summary, relative_norm
 
 __all__ = [
     "IndexedAccuracy",
@@ -12,7 +12,6 @@ __all__ = [
     "RelativeNorm",
     "accuracy_norm_curve",
     "eps_for_accuracy",
-    "lp_norm",
     "mean_interval",
     "norm_summary",
     "relative_norm",

@@ -7,10 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_advdef.types import Norm
-
-_ORDERS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
-
 
 class RelativeNorm(NamedTuple):
     """Perturbation relative to the image, over a data set.
@@ -47,25 +43,6 @@ class NormSummary(NamedTuple):
     median_all: float
     broken: float
     misclassified: float
-
-
-def lp_norm(values: Tensor, norm: Norm) -> Tensor:
-    """Norm of each image or perturbation, summed in float64 so that it does not depend on the order of pixels.
-
-    Args:
-        values: Shape ``(N, ...)`` with at least one more dimension.
-        norm: ``linf``, ``l2`` or ``l1``.
-
-    Returns:
-        Norms, float64, shape ``(N,)``.
-
-    Raises:
-        ValueError: If the norm is none of the three.
-    """
-    if norm not in _ORDERS:
-        raise ValueError(f"norm must be one of {', '.join(_ORDERS)}, got {norm!r}")
-    sizes: Tensor = torch.linalg.vector_norm(values.flatten(1), ord=_ORDERS[norm], dim=1, dtype=torch.float64)
-    return sizes
 
 
 def relative_norm(perturbation_norms: Tensor, image_norms: Tensor, fooled: Tensor | None = None) -> RelativeNorm:

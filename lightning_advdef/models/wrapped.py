@@ -48,9 +48,7 @@ class WrappedClassifier(Classifier):
         logits = _logits_of_one_image(module, spec)
         _require_logits(name, logits, spec)
         self.features, self.head = split_head(module, head)
-        # an output of another shape must not be mistaken for the same logits, hence no broadcasting
-        again = _logits_of_one_image(nn.Sequential(self.features, self.head), spec) if head else logits
-        if again.shape != logits.shape or not torch.allclose(again, logits, rtol=1e-4, atol=1e-5):
+        if not _gives(nn.Sequential(self.features, self.head), logits, spec):
             raise ValueError(f"head={head!r} is not the last layer of {name}: name the layer that gives the logits")
 
 
@@ -95,6 +93,15 @@ def _logits_of_one_image(module: nn.Module, spec: ImageSpec) -> Tensor:
         for layer, mode in modes.items():
             layer.training = mode
     return output if isinstance(output, Tensor) else torch.empty(0)
+
+
+def _gives(module: nn.Module, logits: Tensor, spec: ImageSpec) -> bool:
+    """Whether the network still gives the logits it gave for the fixed image."""
+    try:
+        again = _logits_of_one_image(module, spec)
+    except ValueError:
+        return False
+    return again.shape == logits.shape and torch.allclose(again, logits, rtol=1e-4, atol=1e-5)
 
 
 def _require_logits(name: str, logits: Tensor, spec: ImageSpec) -> None:
