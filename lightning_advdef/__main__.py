@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 _HINT = "(set ADVDEF_TRACEBACK=1 for the full traceback)"
 
@@ -53,16 +54,27 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
 
 
+def _fail(error: Exception) -> NoReturn:
+    if os.environ.get("ADVDEF_TRACEBACK"):
+        raise error
+    from lightning_advdef.messages import shorten
+
+    print(f"advdef: error: {shorten(str(error))} {_HINT}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
     """Runs one command; an error is one sentence on stderr and exit status 2."""
     _quieten()
     try:
         run(sys.argv[1:])
-    except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
-        if os.environ.get("ADVDEF_TRACEBACK"):
+    except (ValueError, OSError, ArithmeticError, RuntimeError, argparse.ArgumentError) as error:
+        _fail(error)
+    except Exception as error:
+        # Lightning's own complaint about the Trainer's settings; its import would slow down the other commands
+        if type(error).__name__ != "MisconfigurationException":
             raise
-        print(f"advdef: error: {error} {_HINT}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 # the exports of these packages are what a configuration may name by its short class name
 from lightning_advdef import attacks, data, defenses, models  # noqa: F401
 from lightning_advdef.callbacks import RobustnessEvaluation
+from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
 from lightning_advdef.errors import CheckpointError, ResultFolderError
@@ -22,13 +25,30 @@ from lightning_advdef.types import Eps
 register_type(Eps, serializer=float, deserializer=Eps)
 
 
-class SaveFitConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run folder when a training starts."""
+class StartTraining(SaveConfigCallback):
+    """Writes ``config.yaml`` when a training starts, and only then removes the one that it replaces.
+
+    By then data and weights are loaded, so a mistake in the settings costs no earlier training.
+
+    Args:
+        args: See the base class.
+        replaced: Files of the earlier training.
+        kwargs: See the base class.
+    """
+
+    def __init__(self, *args: Any, replaced: Sequence[Path] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.replaced = replaced
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Only ``fit`` makes a run what it is; a test keeps its settings in ``robustness.json``."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
+        """Nothing yet; a test keeps its settings in ``robustness.json``."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes, then writes."""
+        if trainer.is_global_zero:
+            for path in self.replaced:
+                path.unlink(missing_ok=True)
+        super().setup(trainer, pl_module, "fit")
 
 
 class AdvDefCLI(LightningCLI):
@@ -43,9 +63,9 @@ class AdvDefCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            save_config_callback=SaveFitConfig,
+            save_config_callback=StartTraining,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "advdef"},
+            parser_kwargs={"prog": "advdef", "exit_on_error": False, "allow_abbrev": False},
             **kwargs,
         )
 
@@ -64,22 +84,38 @@ class AdvDefCLI(LightningCLI):
         """Where everything of this run goes."""
         return Path(self._get(self.config, "runs"), self._get(self.config, "name"))
 
+    def _parse_ckpt_path(self) -> None:
+        """Keeps the configuration: Lightning would replace its model by the one described in the checkpoint."""
+
     def before_instantiate_classes(self) -> None:
         """Checks the run folder before any data is read.
 
         Raises:
             ValueError: If ``test`` was given ``--ckpt_path``.
             CheckpointError: If there is nothing to continue.
-            ResultFolderError: If the folder holds a training that would be overwritten.
+            ResultFolderError: If the folder holds a training that would be overwritten, or cannot be written to.
         """
+        if self.subcommand is None:
+            return
         checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand == "fit":
-            self._check_fit(checkpoint)
-        elif checkpoint is not None:
+        if self.subcommand != "fit" and checkpoint is not None:
             raise ValueError(
                 f"{self.subcommand} takes its settings from the configuration and its weights from --model.weights; "
                 "--ckpt_path would bring back the settings of training and is for resuming fit"
             )
+        self._require_writable()
+        if self.subcommand == "fit":
+            self._check_fit(checkpoint)
+
+    def _require_writable(self) -> None:
+        try:
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResultFolderError(
+                f"cannot make the run folder {self.run_folder} ({error.strerror}): choose another --runs or --name"
+            ) from None
+        if not os.access(self.run_folder, os.W_OK | os.X_OK):
+            raise ResultFolderError(f"{self.run_folder} is not writable: choose another --runs or --name")
 
     def _check_fit(self, checkpoint: str | None) -> None:
         last = self.run_folder / "checkpoints" / "last.ckpt"
@@ -88,12 +124,26 @@ class AdvDefCLI(LightningCLI):
                 raise CheckpointError(
                     f"--ckpt_path last: there is no {last} to continue from; leave it out to start anew"
                 )
-            self.config[self.subcommand]["ckpt_path"] = str(last)
-        elif checkpoint is None and last.is_file() and not self._get(self.config, "overwrite"):
+            self.config["fit"]["ckpt_path"] = checkpoint = str(last)
+        if checkpoint is not None:
+            if "optimizer_states" not in read_checkpoint(checkpoint):
+                raise CheckpointError(
+                    f"{checkpoint} holds weights without the state of training, so there is nothing to continue: "
+                    "start from them with --model.weights instead of --ckpt_path"
+                )
+        elif self._get(self.config, "overwrite"):
+            self.save_config_kwargs["replaced"] = self._earlier_training()
+        elif last.is_file():
             raise ResultFolderError(
                 f"{self.run_folder} already holds a training: continue it with --ckpt_path last, start anew with "
                 "--overwrite, or choose another --name"
             )
+
+    def _earlier_training(self) -> list[Path]:
+        """Files of an earlier training of this name; results of tests are not among them."""
+        folder = self.run_folder
+        patterns = ("checkpoints/*.ckpt", "events.out.tfevents.*", "model.ckpt")
+        return [path for pattern in patterns for path in folder.glob(pattern)]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer that logs to TensorBoard and keeps its checkpoints in the run folder."""

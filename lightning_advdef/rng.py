@@ -110,7 +110,7 @@ class SampleRNG:
         return _mix32_(words)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform numbers in ``[low, high)``, float32 with 24 random bits, shape ``(N, *shape)``."""
+        """Uniform numbers in ``[low, high)`` up to float32 rounding, with 24 random bits, shape ``(N, *shape)``."""
         words = self.words(math.prod(shape))
         unit = ((words >> 8) & 0xFFFFFF).to(torch.float32).mul_(2.0**-24)
         return unit.mul_(high - low).add_(low).view(-1, *shape)
@@ -126,7 +126,13 @@ class SampleRNG:
         return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(-1, *shape)
 
     def integers(self, *shape: int, high: int) -> Tensor:
-        """Integers in ``[0, high)``, int64, shape ``(N, *shape)``; ``high`` at most 2**24."""
+        """Integers in ``[0, high)``, int64, shape ``(N, *shape)``.
+
+        Raises:
+            ValueError: If high is not in 1..2**24: the numbers have 24 random bits.
+        """
+        if not 1 <= high <= 1 << 24:
+            raise ValueError(f"high must lie in 1..{1 << 24}, got {high}")
         unit = (self.words(math.prod(shape)) >> 8) & 0xFFFFFF
         return (unit.to(torch.int64) * high >> 24).view(-1, *shape)
 

@@ -89,5 +89,5 @@ class Eps(float):
                 return super().__new__(cls, value)
             left, sign, right = float(match[1]), match[2], float(match[3])
             return super().__new__(cls, left / right if sign == "/" else left * right)
-        except (ValueError, TypeError, ZeroDivisionError):
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
             raise ValueError(f"eps must be a number such as 0.3, 8/255 or 0.2*0.117, got {value!r}") from None

@@ -46,12 +46,14 @@ def check_images(images: Tensor, labels: Tensor) -> None:
     """Refuses what no attack can work on.
 
     Raises:
-        ValueError: If images are not finite float32 ``(N, C, H, W)`` in [0, 1] or labels not int64 ``(N,)``.
+        ValueError: If images are not finite float32 ``(N, C, H, W)`` in [0, 1] or labels not classes, int64 ``(N,)``.
     """
     if images.dim() != 4 or images.dtype != torch.float32:
         raise ValueError(f"images must be float32 of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be int64 of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
+    if len(labels) and labels.min() < 0:
+        raise ValueError(f"labels must be classes counted from 0, got {int(labels.min())}")
     if not images.isfinite().all():
         raise ValueError("images contain NaN or infinite values: check the data before attacking it")
     if len(images) and (images.min() < 0 or images.max() > 1):
@@ -89,15 +91,20 @@ class Attack(ABC):
 
         Raises:
             ValueError: If the input is not what the attack can work on.
+            RuntimeError: If the surrogate gives NaN.
         """
         check_images(images, labels)
+        if rng is not None and len(rng) != len(images):
+            raise ValueError(f"rng must belong to these {len(images)} images, got one for {len(rng)}: use rng[mask]")
         target = as_surrogate(surrogate)
         with attack_mode(target.module):
             # tensors made in inference mode cannot be saved for backward: all of them are copied
-            clean, classes = images.clone(), labels.clone()
+            clean, classes = images.detach().clone(), labels.clone()
             rng = SampleRNG.default(clean) if rng is None else SampleRNG(rng.keys.clone(), rng.rows.clone())
+            target.start_watching(clean.device)
             adversarial = self.perturb(target, clean, classes, rng.stream("attack")).detach()
             adversarial = self.clip(adversarial)
+            target.refuse_nan()
             self.verify(adversarial, clean)
         return adversarial
 
@@ -160,7 +167,8 @@ class FixedBudgetAttack(Attack):
             raise ValueError(f"eps for {self.norm} on these images must lie in 0..{largest:g}, got {float(self.eps):g}")
         if self.eps == 0.0:
             check_images(images, labels)
-            return images.clone()
+            with torch.inference_mode(False):
+                return images.detach().clone()
         return super().__call__(surrogate, images, labels, rng)
 
     def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:

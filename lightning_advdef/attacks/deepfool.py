@@ -42,8 +42,8 @@ def deepfool_step(logits: Tensor, jacobian: Tensor) -> Tensor:
 class DeepFool(MinimalNormAttack):
     """DeepFool with the l2 norm, leaving the predicted class.
 
-    Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599. An image stops when its prediction changes;
-    one forward and ``candidates`` backward passes per step.
+    Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599. An image stops when its prediction changes.
+    Costs one forward pass to rank the classes, then two forward and ``candidates`` backward passes per step.
 
     Args:
         steps: Largest number of steps.

@@ -33,6 +33,14 @@ def mean_loss(
     return (losses if auxiliary is None else losses + auxiliary), logits.mean(dim=0)
 
 
+def _refuse_detached(surrogate: Surrogate, outputs: Tensor) -> None:
+    if not outputs.requires_grad:
+        raise ValueError(
+            f"{type(surrogate).__name__} gives logits without a gradient by the images: a step of the defense cuts it "
+            "(no_grad, detach, rounding); attack through a surrogate that goes around that step, such as Undefended"
+        )
+
+
 def loss_and_gradient(surrogate: Surrogate, images: Tensor, labels: Tensor, loss: Loss, rng: SampleRNG) -> LossGradient:
     """Loss of each image and its gradient by that image; images do not influence each other.
 
@@ -42,10 +50,15 @@ def loss_and_gradient(surrogate: Surrogate, images: Tensor, labels: Tensor, loss
         labels: True classes, shape ``(N,)``.
         loss: What to maximise.
         rng: The rows' random numbers for this step.
+
+    Raises:
+        ValueError: If the surrogate cuts the gradient.
     """
     leaf = images.detach().requires_grad_()
     losses, logits = mean_loss(surrogate, leaf, labels, loss, rng)
+    _refuse_detached(surrogate, losses)
     (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    surrogate.watch(gradient)
     surrogate.count_backward(rng, surrogate.draws)
     return LossGradient(losses.detach(), gradient, logits.detach())
 
@@ -63,6 +76,9 @@ def logits_and_jacobian(
 
     Returns:
         Logits ``(N, K)`` and the Jacobian ``(N, M, C, H, W)``, detached.
+
+    Raises:
+        ValueError: If the surrogate cuts the gradient.
     """
     leaf = images.detach().requires_grad_()
     logits = surrogate(leaf, rng).float().mean(dim=0)
@@ -70,6 +86,8 @@ def logits_and_jacobian(
     if classes is None:
         classes = torch.arange(count, device=logits.device).expand(len(images), count)
     cotangents = torch.nn.functional.one_hot(classes.t(), count).to(logits.dtype)
+    _refuse_detached(surrogate, logits)
     (jacobian,) = torch.autograd.grad(logits, leaf, cotangents, is_grads_batched=True)
+    surrogate.watch(jacobian)
     surrogate.count_backward(rng, surrogate.draws * classes.shape[1])
     return logits.detach(), jacobian.transpose(0, 1).contiguous()

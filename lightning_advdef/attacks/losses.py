@@ -13,15 +13,25 @@ LossName = Literal["cross_entropy", "margin"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each image; logits ``(N, K)``, labels ``(N,)``, result ``(N,)``."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """Cross-entropy of each image; logits ``(N, K)``, labels ``(N,)``, result ``(N,)``.
+
+    Written as softplus of log-sum-exp of the wrong logits minus the true one: the usual form loses the true class's
+    share of the gradient once its probability rounds to 1, and points an attack on a very sure network astray.
+    """
+    true, wrong = _split(logits, labels)
+    return F.softplus(wrong.logsumexp(dim=1) - true)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Best wrong logit minus true logit (Carlini and Wagner, 2017, f6 with kappa 0); positive exactly when wrong."""
-    true = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-    wrong = logits.scatter(1, labels.unsqueeze(1), float("-inf")).amax(dim=1)
-    return wrong - true
+    true, wrong = _split(logits, labels)
+    return wrong.amax(dim=1) - true
+
+
+def _split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The true logit ``(N,)``, and all logits ``(N, K)`` with minus infinity in its place."""
+    index = labels.unsqueeze(1)
+    return logits.gather(1, index).squeeze(1), logits.scatter(1, index, float("-inf"))
 
 
 LOSSES: dict[LossName, Loss] = {"cross_entropy": cross_entropy, "margin": margin}

@@ -83,7 +83,10 @@ class LpBall:
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
-            return gradient / per_image(lp_norm(gradient, "l2")).clamp_min(_TINY)
+            # gradients of a saturated network underflow when squared: scaled by their largest entry they do not
+            largest = per_image(lp_norm(gradient, "linf"))
+            scaled = gradient / torch.where(largest > 0, largest, 1)
+            return scaled / per_image(lp_norm(scaled, "l2")).clamp_min(_TINY)
         flat = gradient.flatten(1)
         largest = flat.abs().argmax(dim=1, keepdim=True)
         step = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())

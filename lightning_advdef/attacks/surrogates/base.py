@@ -72,6 +72,7 @@ class Surrogate(ABC):
         self.defense = as_defense(defense)
         self.fixed_shape = False
         self.passes: Passes | None = None
+        self._saw_nan: Tensor | None = None
 
     @abstractmethod
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
@@ -97,7 +98,31 @@ class Surrogate(ABC):
         """Logits ``(S, N, K)``; books ``S`` forward passes per image."""
         if self.passes is not None:
             self.passes.forward.index_add_(0, rng.rows, torch.full_like(rng.rows, self.draws))
-        return self.logits(images, rng)
+        logits = self.logits(images, rng)
+        self.watch(logits)
+        return logits
+
+    def watch(self, values: Tensor) -> None:
+        """Remembers NaN in logits or gradients, which a sign or a maximum would hide; costs no device sync."""
+        if self._saw_nan is not None:
+            self._saw_nan |= values.detach().isnan().any()
+
+    def start_watching(self, device: torch.device) -> None:
+        """Begins to look for NaN."""
+        self._saw_nan = torch.zeros((), dtype=torch.bool, device=device)
+
+    def refuse_nan(self) -> None:
+        """Ends the watch.
+
+        Raises:
+            RuntimeError: If any watched value was NaN.
+        """
+        saw_nan, self._saw_nan = self._saw_nan, None
+        if saw_nan is not None and saw_nan:
+            raise RuntimeError(
+                f"{type(self).__name__} gave NaN logits or gradients during the attack, so its result would mean "
+                "nothing: check the network's weights and its preprocessing"
+            )
 
     def auxiliary(self, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor | None:
         """A further loss that the attack maximises, shape ``(N,)``; None for none."""

@@ -1,0 +1,120 @@
+"""Networks with known answers, and the settings under which every exported attack is tested."""
+
+import inspect
+
+import torch
+from torch import nn
+
+import lightning_advdef.attacks as attacks
+from lightning_advdef.attacks import BIM, FGM, FGSM, PGD, Attack, Bisection, DeepFool, FixedBudgetAttack, FullGradient
+
+EXPORTED = [
+    attack
+    for attack in (getattr(attacks, name) for name in attacks.__all__)
+    if inspect.isclass(attack) and issubclass(attack, Attack) and not inspect.isabstract(attack)
+]
+BUDGETS = {"linf": 0.05, "l2": 0.3, "l1": 1.0}
+SETTINGS = {
+    FGSM: [FGSM(eps, norm) for norm, eps in BUDGETS.items()],
+    FGM: [FGM(eps, norm) for norm, eps in BUDGETS.items()],
+    PGD: [PGD(eps, norm, steps=6, restarts=2) for norm, eps in BUDGETS.items()]
+    + [PGD("8/255", steps=6, step_size="2/255", loss="margin")],
+    BIM: [BIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
+    DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
+    Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
+    + [Bisection(BIM(0.2, steps=4), rounds=3)],
+}
+ALL_SETTINGS = [attack for settings in SETTINGS.values() for attack in settings]
+
+
+def name_of(attack):
+    norm = getattr(attack, "norm", None) or attack.size_norm
+    return f"{type(attack).__name__}-{norm}"
+
+
+def is_random(attack):
+    return getattr(getattr(attack, "attack", attack), "random_start", False)
+
+
+class Linear(nn.Module):
+    """Logits ``weight @ pixels + bias`` in the precision of the images."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, images):
+        return images.flatten(1) @ self.weight.T + self.bias
+
+
+def random_linear(classes, pixels, seed=0):
+    """A linear classifier whose decision boundaries pass near the middle of the pixel box."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, pixels, generator=generator)
+    return Linear(weight, -weight.sum(dim=1) / 2 + 0.1 * torch.randn(classes, generator=generator))
+
+
+def middle_images(count, *shape, seed=0, spread=0.2):
+    """Images around grey, so that small budgets do not reach the ends of the pixel range."""
+    noise = torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
+    return 0.5 + spread * (2 * noise - 1)
+
+
+def seeded(make, seed=0):
+    """A network made under a seed, without touching torch's own generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def make_network(classes=4):
+    """A small convolutional network with BatchNorm and dropout, for images of 2x6x6 pixels."""
+    network = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(24, classes),
+    )
+    with torch.no_grad():
+        network[1].running_mean.normal_(std=0.1)
+        network[1].running_var.uniform_(0.5, 1.5)
+        network[-1].weight.mul_(8)
+    return network
+
+
+def accuracy(network, images, labels):
+    with torch.no_grad():
+        return (network(images).argmax(dim=1) == labels).float().mean().item()
+
+
+def right(network, images, labels):
+    with torch.no_grad():
+        return network(images).argmax(dim=1) == labels
+
+
+class Strict(FullGradient):
+    """The full gradient as strict mode runs it: no image leaves the batch."""
+
+    def __init__(self, defense):
+        super().__init__(defense)
+        self.fixed_shape = True
+
+
+class Recording(FullGradient):
+    """Keeps all images that it is asked about; ``exact`` as told."""
+
+    def __init__(self, defense, exact=True):
+        super().__init__(defense)
+        self.seen, self.claim = [], exact
+
+    @property
+    def exact(self):
+        return self.claim
+
+    def logits(self, images, rng):
+        self.seen.append(images.detach().clone())
+        return super().logits(images, rng)

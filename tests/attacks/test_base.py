@@ -1,0 +1,135 @@
+"""The base call: what it does around an update rule, whatever the rule."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_advdef.attacks import Attack, FixedBudgetAttack, FullGradient, MinimalNormAttack
+from lightning_advdef.attacks.base import attack_mode
+
+
+@dataclass(frozen=True)
+class Rule(Attack):
+    """Applies a function to the images."""
+
+    def change(self, images):
+        return images
+
+    def perturb(self, surrogate, images, labels, rng):
+        return self.change(images)
+
+
+class Brighten(Rule):
+    def change(self, images):
+        return images + 1
+
+
+class Crop(Rule):
+    def change(self, images):
+        return images[:, :, 1:]
+
+
+class Overwrite(Rule):
+    def change(self, images):
+        return images.zero_()
+
+
+class Nan(Rule):
+    def change(self, images):
+        return images * float("nan")
+
+
+@dataclass(frozen=True)
+class Greedy(FixedBudgetAttack):
+    """Takes a little more than its budget."""
+
+    excess: float = 1.0
+
+    def search(self, surrogate, images, labels, rng, ball):
+        return images + self.excess * ball.radius * ball.steepest(torch.ones_like(images))
+
+
+class Remembering(nn.Module):
+    """Notes the state in which it is called."""
+
+    def forward(self, images):
+        self.state = self.training, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), images.is_inference()
+        return images.flatten(1)
+
+
+class Ask(Rule):
+    def perturb(self, surrogate, images, labels, rng):
+        surrogate(images, rng)
+        return images
+
+
+@pytest.fixture
+def grey():
+    return torch.full((3, 1, 4, 4), 0.5)
+
+
+LABELS = torch.zeros(3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("base", [Attack, FixedBudgetAttack, MinimalNormAttack])
+def test_bases_cannot_be_made(base):
+    with pytest.raises(TypeError, match="abstract"):
+        base()
+
+
+def test_results_are_clipped_to_the_box(grey):
+    assert torch.equal(Brighten()(nn.Flatten(), grey, LABELS), torch.ones_like(grey))
+
+
+def test_without_a_box_results_are_not_clipped(grey):
+    assert torch.equal(Brighten(box=False)(nn.Flatten(), grey, LABELS), grey + 1)
+
+
+def test_box_can_only_be_named():
+    with pytest.raises(TypeError):
+        Brighten(False)
+
+
+@pytest.mark.parametrize("rule", [Crop, Nan])
+def test_results_of_another_shape_or_not_finite_are_not_returned(rule, grey):
+    with pytest.raises(RuntimeError, match=rf"{rule.__name__}\(box=True\) produced images that are not finite"):
+        rule()(nn.Flatten(), grey, LABELS)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.5), ("l1", 0.3)])
+def test_results_outside_the_budget_are_not_returned(norm, eps, grey):
+    Greedy(eps, norm)(nn.Flatten(), grey, LABELS)
+    with pytest.raises(RuntimeError, match=rf"Greedy.* left its budget: .* in {norm}"):
+        Greedy(eps, norm, excess=1.001)(nn.Flatten(), grey, LABELS)
+
+
+def test_a_rule_that_overwrites_its_images_does_not_reach_those_of_the_caller(grey):
+    Overwrite()(nn.Flatten(), grey, LABELS)
+    assert (grey == 0.5).all()
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_the_network_runs_in_evaluation_mode_with_autograd(mode, grey):
+    network = Remembering().train()
+    with mode():
+        Ask()(network, grey.clone(), LABELS.clone())
+    assert network.state == (False, True, False, False)
+    assert network.training
+
+
+def test_a_surrogate_is_used_as_it_is(grey):
+    surrogate = FullGradient(nn.Flatten())
+    passes = surrogate.start_counting(3, grey.device)
+    Ask()(surrogate, grey, LABELS)
+    assert passes.forward.tolist() == [1, 1, 1]
+
+
+def test_parameters_are_frozen_during_an_attack_only():
+    network = nn.Linear(2, 2)
+    network.bias.requires_grad_(False)
+    with attack_mode(network):
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert network.weight.requires_grad
+    assert not network.bias.requires_grad

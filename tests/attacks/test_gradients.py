@@ -1,0 +1,150 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_advdef.attacks.gradients import logits_and_jacobian, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.losses import LOSSES, cross_entropy
+from lightning_advdef.attacks.surrogates import FullGradient
+from lightning_advdef.rng import SampleRNG
+from tests.attacks.helpers import random_linear
+
+
+class Noisy(FullGradient):
+    """Three draws, each of which scales the images by its own random number."""
+
+    draws = 3
+
+    def logits(self, images, rng):
+        scales = rng.uniform(self.draws).T.reshape(self.draws, -1, 1, 1, 1)
+        return torch.stack([self.defense(images * scale) for scale in scales])
+
+
+class Brighter(FullGradient):
+    """A surrogate with a further loss of its own."""
+
+    def auxiliary(self, images, labels, rng):
+        return images.flatten(1).sum(dim=1) * labels
+
+
+@pytest.fixture
+def rng(images):
+    return SampleRNG.default(images)
+
+
+def numerical_gradient(function, images, step=1e-4):
+    """Central differences in float64; ``function`` maps images to one value per image."""
+    images = images.double()
+    gradient = torch.zeros_like(images)
+    for pixel in range(images[0].numel()):
+        move = torch.zeros_like(images).flatten(1)
+        move[:, pixel] = step
+        move = move.view_as(images)
+        gradient.view(len(images), -1)[:, pixel] = (function(images + move) - function(images - move)) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_is_that_of_finite_differences(images, labels, rng, name):
+    network = random_linear(4, 72).double()
+    smooth = nn.Sequential(network, nn.Tanh())
+    found = loss_and_gradient(FullGradient(smooth), images.double(), labels, LOSSES[name], rng)
+    expected = numerical_gradient(lambda values: LOSSES[name](smooth(values), labels), images)
+    # logits are rounded to float32 on the way
+    torch.testing.assert_close(found.gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_cross_entropy_gradient_of_a_linear_classifier_is_softmax_minus_one_hot(images, labels, rng):
+    linear = random_linear(4, 72)
+    found = loss_and_gradient(FullGradient(linear), images, labels, cross_entropy, rng)
+    with torch.no_grad():
+        expected = (linear(images).softmax(dim=1) - F.one_hot(labels, 4)) @ linear.weight
+    torch.testing.assert_close(found.gradient, expected.view_as(images))
+
+
+def test_images_do_not_influence_each_other(network, images, labels, rng):
+    together = loss_and_gradient(FullGradient(network), images, labels, cross_entropy, rng)
+    alone = loss_and_gradient(FullGradient(network), images[3:4], labels[3:4], cross_entropy, rng[3:4])
+    for whole, part in zip(together, alone, strict=True):
+        torch.testing.assert_close(whole[3:4], part)
+
+
+def test_the_loss_is_averaged_over_the_draws_and_not_the_logits(network, images, labels, rng):
+    surrogate = Noisy(network)
+    found = loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    leaf = images.clone().requires_grad_()
+    logits = surrogate.logits(leaf, rng)
+    losses = sum(F.cross_entropy(draw, labels, reduction="none") for draw in logits) / 3
+    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    torch.testing.assert_close(found.loss, losses.detach())
+    torch.testing.assert_close(found.gradient, gradient)
+    torch.testing.assert_close(found.logits, logits.detach().mean(dim=0))
+
+
+def test_auxiliary_loss_is_added(network, images, labels, rng):
+    plain = loss_and_gradient(FullGradient(network), images, labels, cross_entropy, rng)
+    added = loss_and_gradient(Brighter(network), images, labels, cross_entropy, rng)
+    torch.testing.assert_close(added.loss, plain.loss + images.flatten(1).sum(dim=1) * labels)
+    torch.testing.assert_close(added.gradient, plain.gradient + labels.view(-1, 1, 1, 1))
+
+
+def test_mean_loss_is_the_loss_that_is_differentiated(network, images, labels, rng):
+    surrogate = Noisy(network)
+    found = loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    loss, logits = mean_loss(surrogate, images, labels, cross_entropy, rng)
+    torch.testing.assert_close(loss, found.loss)
+    torch.testing.assert_close(logits, found.logits)
+
+
+def test_jacobian_is_that_of_torch(network, images, rng):
+    logits, jacobian = logits_and_jacobian(FullGradient(network), images[:3], None, rng[:3])
+    torch.testing.assert_close(logits, network(images[:3]).detach())
+    for image, found in zip(images[:3], jacobian, strict=True):
+        expected = torch.autograd.functional.jacobian(lambda pixels: network(pixels[None])[0], image)
+        torch.testing.assert_close(found, expected)
+
+
+def test_jacobian_of_chosen_classes_is_a_part_of_the_whole(network, images, rng):
+    classes = torch.tensor([[3, 0], [1, 2], [0, 1]])
+    _, whole = logits_and_jacobian(FullGradient(network), images[:3], None, rng[:3])
+    _, part = logits_and_jacobian(FullGradient(network), images[:3], classes, rng[:3])
+    torch.testing.assert_close(part, whole[torch.arange(3)[:, None], classes])
+
+
+def test_jacobian_is_averaged_over_the_draws(network, images, rng):
+    surrogate = Noisy(network)
+    _, jacobian = logits_and_jacobian(surrogate, images, None, rng)
+    leaf = images.clone().requires_grad_()
+    mean = surrogate.logits(leaf, rng).mean(dim=0)
+    for number in range(4):
+        (expected,) = torch.autograd.grad(mean[:, number].sum(), leaf, retain_graph=True)
+        torch.testing.assert_close(jacobian[:, number], expected)
+
+
+def test_results_are_detached_and_the_images_untouched(network, images, labels, rng):
+    found = loss_and_gradient(FullGradient(network), images, labels, cross_entropy, rng)
+    jacobian = logits_and_jacobian(FullGradient(network), images, None, rng)
+    assert not any(tensor.requires_grad for tensor in (*found, *jacobian, images))
+
+
+def test_passes_are_booked_per_draw_and_class(network, images, labels, rng):
+    surrogate = Noisy(network)
+    passes = surrogate.start_counting(16, images.device)
+    loss_and_gradient(surrogate, images[:5], labels[:5], cross_entropy, rng[:5])
+    logits_and_jacobian(surrogate, images[:2], torch.tensor([[0, 1]] * 2), rng[:2])
+    assert passes.forward.tolist() == [6, 6, 3, 3, 3] + [0] * 11
+    assert passes.backward.tolist() == [9, 9, 3, 3, 3] + [0] * 11
+
+
+class Quantised(nn.Module):
+    def forward(self, images):
+        return images.detach().flatten(1)[:, :4]
+
+
+def test_a_surrogate_that_cuts_the_gradient_is_refused_with_the_remedy(images, labels, rng):
+    for call in (
+        lambda: loss_and_gradient(FullGradient(Quantised()), images, labels, cross_entropy, rng),
+        lambda: logits_and_jacobian(FullGradient(Quantised()), images, None, rng),
+    ):
+        with pytest.raises(ValueError, match=r"FullGradient gives logits without a gradient .* surrogate"):
+            call()
