@@ -151,6 +151,8 @@ class AdvDefCLI(LightningCLI):
         folder = self.run_folder
         if settings.get("logger") is None:
             kwargs["logger"] = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
+        if settings.get("default_root_dir") is None:
+            kwargs["default_root_dir"] = str(folder)
         if self.subcommand == "test" and self._get(self.config_init, "evaluation").scenarios:
             kwargs.setdefault("enable_progress_bar", False)
         trainer = super().instantiate_trainer(**kwargs)

@@ -6,7 +6,9 @@ import inspect
 import re
 
 _KEY = re.compile(r'Parser key "([^"]+)":\s*')
-_UNKNOWN_CLASS = re.compile(r"(?:Expected a dot import path string|Undefined name|Unexpected import path format): (\S+)")
+_UNKNOWN_CLASS = re.compile(
+    r"(?:Expected a dot import path string|Undefined name|Unexpected import path format): (\S+)"
+)
 _TYPE = re.compile(r"Expected a <class '([^']+)'>")
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Expected a path but |"

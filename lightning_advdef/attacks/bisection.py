@@ -19,7 +19,7 @@ class Bisection(MinimalNormAttack):
     """Smallest budget at which a fixed-budget attack succeeds on each image.
 
     An upper bound on the distance to the decision boundary that does not rest on DeepFool's linearisation. Costs
-    ``rounds + 1`` runs of the inner attack.
+    ``rounds + 1`` runs of the inner attack, and one for an image that resists the largest budget.
 
     Args:
         attack: Inner attack; its eps is the largest budget tried.
@@ -44,15 +44,25 @@ class Bisection(MinimalNormAttack):
 
     def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
         """Narrows the interval of each image; images that resist the largest budget keep its last iterate."""
-        low = images.new_zeros(len(images))
-        high = images.new_full((len(images),), float(self.attack.eps))
-        adversarial, fooled = self._try(surrogate, images, labels, high, rng.stream("round", 0))
+        largest = images.new_full((len(images),), float(self.attack.eps))
+        adversarial, fooled = self._try(surrogate, images, labels, largest, rng.stream("round", 0))
+        rows = torch.arange(len(images), device=images.device)
+        if not surrogate.fixed_shape:
+            rows = rows[fooled]
+        narrowed = self._narrow(surrogate, images[rows], labels[rows], rng[rows], adversarial[rows], largest[rows])
+        adversarial[rows] = torch.where(per_image(fooled[rows]), narrowed, adversarial[rows])
+        return adversarial
+
+    def _narrow(
+        self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, adversarial: Tensor, high: Tensor
+    ) -> Tensor:
+        """Halves each image's interval below ``high``, at which ``adversarial`` was found."""
+        low = torch.zeros_like(high)
         for step in range(1, self.rounds + 1):
             middle = (low + high) / 2
             found, success = self._try(surrogate, images, labels, middle, rng.stream("round", step))
-            better = fooled & success
-            adversarial = torch.where(per_image(better), found, adversarial)
-            high = torch.where(better, torch.minimum(middle, lp_norm(found - images, self.size_norm)), high)
+            adversarial = torch.where(per_image(success), found, adversarial)
+            high = torch.where(success, torch.minimum(middle, lp_norm(found - images, self.size_norm)), high)
             low = torch.where(success, low, middle)
         return adversarial
 

@@ -15,9 +15,12 @@ from lightning_advdef.rng import SampleRNG
 
 STABILISER = 1e-5  # added to the logit gap, so that a point on the boundary still moves across it
 OVERSHOOT = 0.02
+# Clipping a step to [0, 1] leaves a few images stuck at the bounds for ever; from this step on, pixels at a bound are
+# left out of the linearisation instead. Doing so from the start would cost 2 to 4% in norm (MNIST).
+_CLIPPED_STEPS = 10
 
 
-def deepfool_step(logits: Tensor, jacobian: Tensor) -> Tensor:
+def deepfool_step(logits: Tensor, jacobian: Tensor, images: Tensor | None = None) -> Tensor:
     """Smallest l2 move to the nearest linearised boundary of the first class.
 
     Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599, algorithm 2, with the squared norm that
@@ -26,12 +29,17 @@ def deepfool_step(logits: Tensor, jacobian: Tensor) -> Tensor:
     Args:
         logits: Scores, the class to leave first, shape ``(N, M)``.
         jacobian: Gradient of each of these scores by the image, shape ``(N, M, C, H, W)``.
+        images: Current images ``(N, C, H, W)`` if pixels must stay in [0, 1]: those at a bound do not move beyond it,
+            and the others make up for them. Without this, clipping afterwards leaves some images stuck for ever.
 
     Returns:
         Perturbation in pixel units, shape ``(N, C, H, W)``, neither overshot nor clipped.
     """
     gaps = (logits[:, 1:] - logits[:, :1]).abs() + STABILISER
     normals = jacobian[:, 1:] - jacobian[:, :1]
+    if images is not None:
+        pixels = images.unsqueeze(1)
+        normals = normals.masked_fill(((pixels <= 0) & (normals < 0)) | ((pixels >= 1) & (normals > 0)), 0.0)
     lengths = normals.flatten(2).norm(dim=2).clamp_min(1e-12)
     nearest = (gaps / lengths).argmin(dim=1)
     image = torch.arange(len(logits), device=logits.device)
@@ -77,20 +85,14 @@ class DeepFool(MinimalNormAttack):
                 rows = rows[staying]
             if not staying.any():
                 break
-            moved = self._move(
-                surrogate, images[rows], adversarial[rows], classes[rows], rng[rows].stream("step", step)
-            )
+            at, stream = adversarial[rows], rng[rows].stream("step", step)
+            logits, jacobian = logits_and_jacobian(surrogate, at, classes[rows], stream)
+            bounded = at if self.box and step >= _CLIPPED_STEPS else None
+            move = deepfool_step(logits.gather(1, classes[rows]), jacobian, bounded)
+            # equals x + (1 + overshoot) * sum of all moves, as long as nothing is clipped
+            moved = self.clip(at + (1 + self.overshoot) * move)
             with torch.no_grad():
                 logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
             adversarial[rows] = torch.where(per_image(staying[rows]), moved, adversarial[rows])
             staying[rows] &= logits.argmax(dim=1) == classes[rows, 0]
         return adversarial
-
-    def _move(
-        self, surrogate: Surrogate, images: Tensor, adversarial: Tensor, classes: Tensor, rng: SampleRNG
-    ) -> Tensor:
-        """One step from the perturbation without its overshoot."""
-        logits, jacobian = logits_and_jacobian(surrogate, adversarial, classes, rng)
-        step = deepfool_step(logits.gather(1, classes), jacobian)
-        perturbation = (adversarial - images) / (1 + self.overshoot)
-        return self.clip(images + (1 + self.overshoot) * (perturbation + step))

@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from lightning_advdef.evaluation.judge import Rows
 from lightning_advdef.evaluation.summary import robust
 
 
+class _Bar(Progress):
+    """A bar with a text below, which may be longer than a line."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, style="dim")
+
+
 class AttackProgress:
-    """A bar over the loader's batches with the robust accuracy of each scenario so far.
+    """A bar over the images, with the robust accuracy of each scenario so far below it.
 
     Args:
-        batches: Batches that the loader will give.
-        scenarios: Names of the scenarios.
+        images: Images to judge; None if unknown.
+        scenarios: Names of the scenarios that have a robust accuracy.
+        console: Where to draw; the terminal's stderr unless given.
     """
 
-    def __init__(self, batches: float, scenarios: Sequence[str]) -> None:
+    def __init__(self, images: int | None, scenarios: Sequence[str], console: Console | None = None) -> None:
         self.scenarios = scenarios
         self.right = dict.fromkeys(scenarios, 0.0)
         self.images = 0
-        self.progress = Progress(
+        self.bar = _Bar(
             TextColumn("attacking"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[found]}"),
+            TextColumn("images"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console or Console(stderr=True),
+            transient=True,
         )
-        self.task = self.progress.add_task("attacking", total=batches, found="")
-        self.progress.start()
-
-    def loaded(self) -> None:
-        """One more batch came from the loader."""
-        self.progress.advance(self.task)
+        self.task = self.bar.add_task("attacking", total=images)
+        self.bar.start()
 
     def judged(self, rows: Rows) -> None:
         """Some images were judged in every scenario."""
         self.images += len(rows["index"])
         for name in self.scenarios:
             self.right[name] += float(robust(rows, name).sum())
-        found = "  ".join(f"{name} {100 * self.right[name] / self.images:.1f}%" for name in self.scenarios)
-        self.progress.update(self.task, found=f"{self.images} images: {found}")
+        found = [f"{name} {100 * self.right[name] / self.images:.1f}%" for name in self.scenarios]
+        self.bar.below = "robust so far: " + "  ".join(found) if found else ""
+        self.bar.update(self.task, completed=self.images)
 
     def close(self) -> None:
         """Gives the terminal back."""
-        self.progress.stop()
+        self.bar.stop()

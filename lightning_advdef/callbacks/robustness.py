@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Sized
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,12 +15,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.callbacks.pictures import Pictures
 from lightning_advdef.callbacks.progress import AttackProgress
 from lightning_advdef.checkpoints import plain
+from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows
 from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
-from lightning_advdef.evaluation.store import ResultStore, weights_hash
+from lightning_advdef.evaluation.store import ResultStore, data_hash, join_rows, weights_hash
 from lightning_advdef.evaluation.summary import robust, summarise
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.evaluation.verdict import verdict_flags
@@ -80,6 +82,7 @@ class RobustnessEvaluation(Callback):
         self._pending: list[Batch] = []
         self._kept: list[Rows] = []
         self._judged: set[int] = set()
+        self._monitored: dict[str, float] = {}
         self._seen = 0
         self._bar: AttackProgress | None = None
         self._pictures: Pictures | None = None
@@ -95,7 +98,7 @@ class RobustnessEvaluation(Callback):
         self._store = self._open_store(trainer, pl_module, judge)
         if self._store.complete:
             return
-        self._begin(trainer, judge, trainer.num_test_batches)
+        self._begin(trainer, judge, trainer.test_dataloaders)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gets ready, unless this is the sanity check or an epoch without attacks."""
@@ -103,7 +106,7 @@ class RobustnessEvaluation(Callback):
             self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         )
         if self.scenarios and due and not trainer.sanity_checking:
-            self._begin(trainer, Judge(pl_module, self.scenarios, self.settings), trainer.num_val_batches)
+            self._begin(trainer, Judge(pl_module, self.scenarios, self.settings), trainer.val_dataloaders)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
@@ -136,15 +139,28 @@ class RobustnessEvaluation(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the rest and logs robust accuracy of the validation images."""
-        if self._judge is None:
-            return
-        self._flush()
+        if self._judge is not None:
+            self._flush()
+            rows = self._gather(trainer)
+            self._monitored = {scenario.name: float(robust(rows, scenario.name).mean()) for scenario in self.scenarios}
+            self._end()
+            self._log_validation(pl_module)
+        elif self.every_n_epochs and not trainer.sanity_checking:
+            # a checkpoint that monitors the value fails in an epoch that does not have it
+            self._log_validation(pl_module)
+
+    def _gather(self, trainer: Trainer) -> Rows:
+        """Rows of all processes, each image once."""
+        parts: list[Any] = [self._kept]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, self._kept)
+        return join_rows([rows for part in parts for rows in part])
+
+    def _log_validation(self, pl_module: LightningModule) -> None:
+        """The robust accuracy found last; NaN before the first."""
         for scenario in self.scenarios:
-            values = [robust(rows, scenario.name) for rows in self._kept]
-            total = torch.tensor([sum(v.sum() for v in values), sum(map(len, values))], device=pl_module.device)
-            right, count = trainer.strategy.reduce(total, reduce_op="sum")
-            pl_module.log(f"val/robust_accuracy/{scenario.name}", right / count, rank_zero_only=False)
-        self._end()
+            pl_module.log(f"val/robust_accuracy/{scenario.name}", self._monitored.get(scenario.name, float("nan")))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order; shards stay and the next run goes on from them."""
@@ -152,20 +168,23 @@ class RobustnessEvaluation(Callback):
 
     # the work
 
-    def _begin(self, trainer: Trainer, judge: Judge, batches: Sequence[int | float] | int | float) -> None:
-        loader_batches = sum(batches) if isinstance(batches, Sequence) else batches
+    def _begin(self, trainer: Trainer, judge: Judge, loader: Any) -> None:
         self._judge = judge
         self._pending, self._kept, self._seen = [], [], 0
         self._pictures = Pictures() if trainer.is_global_zero else None
         judge.watch = self._pictures
-        show = self.progress and trainer.is_global_zero and sys.stderr.isatty()
-        self._bar = AttackProgress(loader_batches, [scenario.name for scenario in self.scenarios]) if show else None
+        if self.progress and trainer.is_global_zero and sys.stderr.isatty():
+            dataset = getattr(loader, "dataset", None)
+            left = max(0, len(dataset) - len(self._judged)) if isinstance(dataset, Sized) else None
+            bounded = [s.name for s in self.scenarios if not isinstance(s.attack, MinimalNormAttack)]
+            self._bar = AttackProgress(left and -(-left // trainer.world_size), bounded)
 
     def _end(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
         self._judge = self._store = None
+        self._judged = set()
 
     def _take(self, trainer: Trainer, batch: Any) -> None:
         if self._judge is None:
@@ -175,8 +194,6 @@ class RobustnessEvaluation(Callback):
         self._pending.append(Batch(*(tensor[fresh] for tensor in batch)))
         while sum(len(part.images) for part in self._pending) >= self.settings.batch_size:
             self._judge_next()
-        if self._bar is not None:
-            self._bar.loaded()
 
     def _flush(self) -> None:
         while sum(len(part.images) for part in self._pending):
@@ -240,7 +257,9 @@ class RobustnessEvaluation(Callback):
     def _describe_data(self, trainer: Trainer) -> dict[str, Any]:
         data = getattr(trainer, "datamodule", None)
         named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
-        return {"class": type(data).__qualname__, **plain(named)}
+        dataset = getattr(trainer.test_dataloaders, "dataset", None)
+        images = data_hash(dataset) if isinstance(dataset, ImageDataset) else None
+        return {"class": type(data).__qualname__, **plain(named), "images": images}
 
     def _mean_image(self, trainer: Trainer) -> Tensor | None:
         find = getattr(getattr(trainer, "datamodule", None), "mean_image", None)

@@ -1,6 +1,7 @@
 """Defenses: one LightningModule each."""
 
 from lightning_advdef.defenses.base import DefenseModule
+from lightning_advdef.defenses.deep_defense import DeepDefenseModule
 from lightning_advdef.defenses.standard import StandardModule
 
-__all__ = ["DefenseModule", "StandardModule"]
+__all__ = ["DeepDefenseModule", "DefenseModule", "StandardModule"]

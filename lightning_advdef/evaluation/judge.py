@@ -19,6 +19,10 @@ from lightning_advdef.types import Batch, Norm
 Rows = dict[str, Tensor]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 
+# on a CPU the last elements of a tensor that do not fill a vector register are computed by other code, which rounds
+# pow, log and the like differently; with this many images nothing is left over
+_STRICT_MULTIPLE = 64
+
 
 @dataclass(frozen=True)
 class JudgeSettings:
@@ -97,14 +101,15 @@ class Judge:
             adversarial, found = self._attack(scenario, batch, rng)
             rows |= found
             if self.watch is not None:
-                self.watch(scenario.name, batch, adversarial, rows)
+                self.watch(scenario.name, batch, adversarial[:count], rows)
         return {name: column[:count].cpu() for name, column in rows.items()}
 
     def _pad(self, batch: Batch) -> Batch:
         """Repeats the first image until the batch has the one shape of strict mode."""
-        lacking = self.settings.batch_size - len(batch.images)
-        if lacking < 0:
-            raise ValueError(f"strict mode takes at most {self.settings.batch_size} images, got {len(batch.images)}")
+        count, size = len(batch.images), self.settings.batch_size
+        if count > size:
+            raise ValueError(f"strict mode takes at most {size} images, got {count}")
+        lacking = -(-size // _STRICT_MULTIPLE) * _STRICT_MULTIPLE - count
         return Batch(*(torch.cat([tensor, tensor[:1].expand(lacking, *tensor.shape[1:])]) for tensor in batch))
 
     def _clean_rows(self, batch: Batch, rng: SampleRNG) -> Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.judge import Rows
 
@@ -28,6 +30,20 @@ def weights_hash(module: nn.Module) -> str:
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_hash(dataset: ImageDataset) -> str:
+    """SHA-256 over the images and labels of a data set; for image files, over their names and sizes."""
+    digest, source = hashlib.sha256(), dataset.source
+    tensors = [dataset.indices, source.labels[dataset.indices]]
+    if isinstance(source, MemoryImages):
+        tensors.append(source.pixels[dataset.indices])
+    elif isinstance(source, FileImages):
+        paths = [Path(source.paths[row]) for row in dataset.indices.tolist()]
+        digest.update("".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in paths).encode())
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -48,7 +64,7 @@ def first_difference(ours: Any, theirs: Any, where: str = "") -> str | None:
 def write_json(path: Path, content: Any) -> None:
     """Writes under a temporary name and renames, so that a reader never sees half a file."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
     temporary.replace(path)
 
 
@@ -58,6 +74,28 @@ def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: rows[name].numpy() for name in sorted(rows)})
     temporary.replace(path)
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """All rows sorted by image index, each image once.
+
+    Raises:
+        RuntimeError: If there are none.
+    """
+    if not parts:
+        raise RuntimeError("no image was judged: is the data empty?")
+    rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    _, order = np.unique(rows["index"].numpy(), return_index=True)
+    return {name: column[torch.from_numpy(order)] for name, column in rows.items()}
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN; both become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_rows(path: Path) -> Rows:
@@ -82,7 +120,7 @@ class ResultStore:
         self.folder = folder
         self.shards = folder / "shards"
         # a round trip through JSON, so that tuples and lists compare equal
-        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.fingerprint = json.loads(json.dumps(_finite(fingerprint)))
         if overwrite:
             self.clear()
         self._refuse_other_run()
@@ -162,13 +200,7 @@ class ResultStore:
         Raises:
             RuntimeError: If there are none.
         """
-        parts = [read_rows(path) for path in self._shard_paths()]
-        if not parts:
-            raise RuntimeError("no image was judged: is the test set empty?")
-        rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        indices, order = np.unique(rows["index"].numpy(), return_index=True)
-        assert len(indices)
-        return {name: column[torch.from_numpy(order)] for name, column in rows.items()}
+        return join_rows([read_rows(path) for path in self._shard_paths()])
 
     def finish(self, rows: Rows, result: Mapping[str, Any]) -> None:
         """Writes both result files and removes the shards; the summary comes last and makes it complete."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,13 +106,8 @@ def _minimal_norm_summary(rows: Rows, name: str, norm: Norm) -> dict[str, Any]:
         "median_rho": rho.median,
         "rho_correct_only": relative_norm(norms[right], images[right]).mean,
         "share_fooled": float(changed.double().mean()),
-        "norms": _finite(norm_summary(norms, changed, ~right)._asdict()),
+        "norms": norm_summary(norms, changed, ~right)._asdict(),
     }
     if f"clean/centred_{norm}" in rows:
         summary["rho_centred"] = relative_norm(norms, rows[f"clean/centred_{norm}"]).mean
     return summary
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows neither infinity nor NaN; both become null."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -58,6 +58,11 @@ def comparison_table(results: Mapping[str, Result]) -> Table:
     return table
 
 
+def _number(value: float | None) -> str:
+    """Four digits; a dash for a mean over no image."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def _names(runs: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(scenario["name"] for run in runs for scenario in run["scenarios"]))
 
@@ -75,11 +80,11 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
             table.add_row(title, access, *(show(scenario) if scenario else "" for scenario in found))
 
     if any(scenario and "rho" in scenario for scenario in found):
-        row(f"{name}: rho", lambda s: f"{s['rho']:.4f}" if "rho" in s else "")
-        row("  rho, centred", lambda s: f"{s['rho_centred']:.4f}" if "rho_centred" in s else "")
+        row(f"{name}: rho", lambda s: _number(s["rho"]) if "rho" in s else "")
+        row("  rho, centred", lambda s: _number(s["rho_centred"]) if "rho_centred" in s else "")
         row(
             "  median norm",
-            lambda s: f"{s['norms']['median_excluded'] or float('inf'):.4f} ({s['norm']})" if "norms" in s else "",
+            lambda s: f"{_number(s['norms']['median_excluded'])} ({s['norm']})" if "norms" in s else "",
         )
         row("  share fooled", lambda s: f"{100 * s['share_fooled']:.1f}%" if "share_fooled" in s else "")
     else:
@@ -93,7 +98,9 @@ def print_results(folders: Sequence[str | Path], console: Console | None = None)
     Raises:
         ResultFolderError: If a folder holds no finished evaluation.
     """
-    results = {Path(folder).name: read_result(folder) for folder in folders}
+    names = [Path(folder).name for folder in folders]
+    titles = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    results = {title: read_result(folder) for title, folder in zip(titles, folders, strict=True)}
     console = console or Console()
     console.print(comparison_table(results))
     for name, result in results.items():

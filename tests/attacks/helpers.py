@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import lightning_advdef.attacks as attacks
-from lightning_advdef.attacks import BIM, FGM, FGSM, PGD, Attack, Bisection, DeepFool, FixedBudgetAttack, FullGradient
+from lightning_advdef.attacks import BIM, FGM, FGSM, PGD, Attack, Bisection, DeepFool, FullGradient
 
 EXPORTED = [
     attack

@@ -178,6 +178,18 @@ def test_coordinates_of_random_points_have_the_law_of_a_uniform_ball(sample):
     assert abs(values.mean() - expected) < 5 * values.std() / math.sqrt(4000)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_distance_direction_and_signs_of_random_points_are_independent(norm):
+    shape = torch.Size([4, 4, 4])
+    cloud = LpBall(norm, torch.ones(4000)).random(SampleRNG.for_images(torch.arange(4000)), shape).flatten(1).double()
+    distance = torch.linalg.vector_norm(cloud, ord=2 if norm == "l2" else 1, dim=1, keepdim=True)
+    columns = torch.cat([distance**64, cloud.abs() / distance, cloud.sign()], dim=1)
+    correlation = torch.corrcoef(columns.T)
+    # magnitudes of one point share its norm, so they depend on each other a little
+    correlation[1:65, 1:65] = 0
+    assert correlation.triu(1).abs().max() < 6 / math.sqrt(4000)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_steepest_step_has_norm_one(norm):
     torch.testing.assert_close(lp_norm(ball(norm).steepest(points()), norm), torch.ones(200))

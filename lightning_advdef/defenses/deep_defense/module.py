@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_advdef.attacks import FGSM, Attack
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
-from lightning_advdef.defenses.deep_defense.regularizer import deep_defense_regularizer, relative_sizes
+from lightning_advdef.defenses.deep_defense.regularizer import deep_defense_regularizer, regularized_view, relative_size
 from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay
 from lightning_advdef.metrics import eps_for_accuracy
 from lightning_advdef.models import NetworkFactory, shared_dropout_masks
@@ -97,22 +97,16 @@ class DeepDefenseModule(DefenseModule):
         """Cross-entropy plus regulariser (Eq. 6), with one dropout mask per image for the whole step."""
         with shared_dropout_masks(self.classifier) as masks:
             cross_entropy = self._cross_entropy(batch, rng)
-            path = plan_paths(
-                self.classifier,
-                batch.images,
-                batch.labels,
-                self.steps,
-                norm=self.norm,
-                candidates=self.candidates,
-                select=masks.select,
-            )
-            perturbation = replay(self.classifier, batch.images, path, layer=self.layer, select=masks.select)
+            network = regularized_view(self.classifier, self.layer)
+            settings = {"norm": self.norm, "candidates": self.candidates}
+            path = plan_paths(network, batch.images, batch.labels, self.steps, select=masks.select, **settings)
+            perturbation = replay(network, batch.images, path, select=masks.select)
         regularizer = deep_defense_regularizer(perturbation, batch.images, path.correct, self.c, self.d, self.norm)
         return {
             "loss": cross_entropy + self.weight * regularizer,
             "cross_entropy": cross_entropy,
             "regularizer": regularizer,
-            "rho": relative_sizes(perturbation.detach(), batch.images, self.norm).mean(),
+            "rho": relative_size(perturbation.detach(), batch.images, self.norm).mean(),
         }
 
     def _cross_entropy(self, batch: Batch, rng: SampleRNG) -> Tensor:

@@ -25,8 +25,9 @@ OVERSHOOT = 0.02
 GAP_GUARD = 1e-5
 # smallest dual norm to divide by, in logits per pixel unit: a dead network gives no step instead of NaN
 GRADIENT_FLOOR = 1e-8
-# images times classes in one call of autograd; beyond it, batching costs more than it saves (measured on CPU)
-ROWS_PER_CALL = {"cpu": 256, "cuda": 4096}
+# images times classes in one call of autograd; beyond it, batching costs more than it saves (measured on a CPU;
+# the other number bounds memory)
+ROWS_PER_CALL = {"cpu": 128, "cuda": 4096}
 
 
 class Step(NamedTuple):
@@ -151,8 +152,9 @@ def replay(network: Network, images: Tensor, path: Path, *, select: SelectRows |
             gap = (logits.gather(1, target[:, None]) - logits.gather(1, reference[:, None]))[:, 0]
             (gradient,) = torch.autograd.grad(gap.sum(), points, create_graph=True)
             delta = delta.index_add(0, rows, deepfool_move(gap, gradient, path.norm))
+        perturbation = (1 + path.overshoot) * delta
     forward.reset()
-    return (1 + path.overshoot) * delta
+    return perturbation
 
 
 def deepfool_move(gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
@@ -255,7 +257,7 @@ def _plan_step(
 def _gradients(gaps: Tensor, points: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Gradient by the points of each column of ``gaps`` ``(M, T)``, several columns per call if they are small."""
     rows, columns = gaps.shape
-    chunk = max(1, ROWS_PER_CALL.get(points.device.type, 256) // rows)
+    chunk = max(1, ROWS_PER_CALL.get(points.device.type, 128) // rows)
     for first in range(0, columns, chunk):
         wanted = range(first, min(first + chunk, columns))
         more = wanted.stop < columns

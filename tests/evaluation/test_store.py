@@ -1,0 +1,177 @@
+"""The result folder: finished, interrupted, different, replaced."""
+
+import json
+
+import pytest
+import torch
+
+from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.evaluation import Judge, ResultStore
+from lightning_advdef.evaluation.store import first_difference, join_rows, write_json
+from tests.conftest import result_of, scenario
+
+SCENARIOS = [scenario("pgd", "PGD", eps=0.1, steps=4), scenario("deepfool", "DeepFool")]
+FILES = {"robustness.json", "robustness.npz", "hparams.yaml"}
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("robustness")}
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir() if not path.name.startswith("events")}
+
+
+class Judged:
+    """Counts judged batches and may stop in the middle."""
+
+    def __init__(self, monkeypatch, stop_after=None):
+        self.images = []
+        judge = Judge.__call__
+
+        def counting(this, batch):
+            if stop_after is not None and len(self.images) >= stop_after:
+                raise RuntimeError("the power went off")
+            self.images.append(batch.indices.tolist())
+            return judge(this, batch)
+
+        monkeypatch.setattr(Judge, "__call__", counting)
+
+
+def test_a_finished_evaluation_leaves_the_two_files_and_nothing_temporary(advdef):
+    folder = advdef.digits("test", scenarios=SCENARIOS)
+    assert names(folder) == FILES
+
+
+def test_a_finished_evaluation_is_printed_again_and_not_repeated(advdef, monkeypatch, capsys):
+    folder = advdef.digits("test", scenarios=SCENARIOS)
+    before = content(folder)
+    capsys.readouterr()
+    judged = Judged(monkeypatch)
+    advdef.digits("test", scenarios=SCENARIOS)
+    printed = capsys.readouterr().out
+    assert judged.images == []
+    assert content(folder) == before
+    assert "already evaluated" in printed
+    assert "pgd" in printed
+
+
+@pytest.mark.parametrize("strict", ["false", "true"])
+def test_an_interrupted_evaluation_continues_and_gives_the_same_rows(advdef, strict):
+    options = ("--evaluation.batch_size=4", f"--evaluation.strict={strict}")
+    with pytest.MonkeyPatch.context() as patch:
+        first = Judged(patch, stop_after=3)
+        with pytest.raises(RuntimeError, match="power"):
+            advdef.digits("test", *options, scenarios=SCENARIOS)
+    folder = advdef.runs / "run"
+    assert not (folder / "robustness.json").exists()
+    assert len(list((folder / "shards").glob("*.npz"))) == 3
+    with pytest.MonkeyPatch.context() as patch:
+        second = Judged(patch)
+        advdef.digits("test", *options, scenarios=SCENARIOS)
+    assert not set(sum(first.images, [])) & set(sum(second.images, []))
+    whole = advdef.digits("test", *options, scenarios=SCENARIOS, name="whole")
+    assert content(folder)["robustness.npz"] == content(whole)["robustness.npz"]
+    assert names(folder) == FILES
+    ours, theirs = result_of(folder)[0], result_of(whole)[0]
+    ours.pop("date"), theirs.pop("date")
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("difference", "where"),
+    [
+        ({"scenarios": [scenario("pgd", "PGD", eps=0.2, steps=4)]}, "eps: 0.1 there, 0.2 now"),
+        ({"scenarios": [scenario("pgd", "PGD", eps=0.1, steps=5)]}, "steps: 4 there, 5 now"),
+        ({"arguments": ["--evaluation.seed=1"]}, "seed: 0 there, 1 now"),
+        ({"arguments": ["--evaluation.draws=3"]}, "draws: 10 there, 3 now"),
+        ({"limit": 8}, "limit: 10 there, 8 now"),
+        ({"arguments": ["--model.weights=null"]}, "weights: "),
+        ({"arguments": ["--model.votes=2"]}, "votes: 1 there, 2 now"),
+    ],
+)
+def test_a_folder_with_another_result_is_refused_and_left_alone(advdef, difference, where):
+    base = {"scenarios": SCENARIOS[:1], "limit": 10}
+    folder = advdef.digits("test", **base)
+    before = content(folder)
+    arguments = difference.pop("arguments", [])
+    with pytest.raises(ResultFolderError, match="--overwrite") as caught:
+        advdef.digits("test", *arguments, **(base | difference))
+    assert where in str(caught.value)
+    assert content(folder) == before
+    advdef.digits("test", *arguments, "--overwrite", **(base | difference))
+    assert content(folder) != before
+    assert names(folder) == FILES
+
+
+def test_other_images_of_the_same_shape_are_another_evaluation(advdef, tmp_path):
+    from tests.toys import linear_problem
+
+    data, weights, _ = linear_problem(tmp_path)
+    arguments = ["--data=NPZ", f"--data.root={data}", "--model=StandardModule", "--model.network=MLP"]
+    arguments += ["--model.network.hidden=[]", f"--model.weights={weights}"]
+    arguments += [f"--evaluation.scenarios={json.dumps(SCENARIOS[:1])}"]
+    advdef("test", *arguments)
+    import numpy as np
+
+    with np.load(data) as arrays:
+        changed = dict(arrays) | {"x_test": 1 - arrays["x_test"]}
+    np.savez(data, **changed)
+    with pytest.raises(ResultFolderError, match="images: "):
+        advdef("test", *arguments)
+
+
+def test_loader_batch_size_is_not_part_of_what_a_result_is(advdef, monkeypatch):
+    advdef.digits("test", scenarios=SCENARIOS)
+    judged = Judged(monkeypatch)
+    advdef.digits("test", "--data.batch_size=8", scenarios=SCENARIOS)
+    assert judged.images == []
+
+
+def test_summary_says_what_was_run_on_what(advdef):
+    summary, _ = result_of(advdef.digits("test", scenarios=SCENARIOS))
+    assert summary["schema"] == 1
+    assert summary["flags"] == {"autocast": False, "tf32": False, "cudnn_benchmark": False}
+    assert {"torch", "pytorch-lightning", "lightning-advdef"} <= summary["versions"].keys()
+    assert len(summary["fingerprint"]["weights"]) == 64
+    assert summary["fingerprint"]["evaluation"]["scenarios"][0]["attack"]["init_args"]["steps"] == 4
+    assert summary["stochastic"] is False
+    assert summary["warnings"] == []
+
+
+def test_json_has_no_nan_where_no_image_was_right(advdef):
+    # untrained weights on two images of class 9: nothing is right, so a mean over right images is over nothing
+    folder = advdef.digits("test", "--model.network.hidden=[]", "--model.weights=null", scenarios=SCENARIOS, limit=1)
+    summary, _ = result_of(folder)
+    values = json.dumps(summary["scenarios"][1])
+    assert "NaN" not in values
+
+
+def test_json_replaces_nan_and_infinity(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [float("nan"), {"b": float("inf")}], "c": 1.5})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, {"b": None}], "c": 1.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_first_difference_names_the_place():
+    assert first_difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}) == "a[1].b: 3 there, 2 now"
+    assert first_difference({"a": 1}, {"a": 1, "b": 2}) == "b: 2 there, None now"
+    assert first_difference({"a": (1)}, {"a": 1}) is None
+
+
+def test_images_judged_twice_count_once():
+    part = {"index": torch.tensor([4, 2]), "x": torch.tensor([40.0, 20.0])}
+    again = {"index": torch.tensor([2, 1]), "x": torch.tensor([20.0, 10.0])}
+    assert join_rows([part, again])["x"].tolist() == [10, 20, 40]
+
+
+def test_an_empty_evaluation_says_so():
+    with pytest.raises(RuntimeError, match="no image was judged"):
+        join_rows([])
+
+
+def test_a_store_of_another_fingerprint_is_refused(tmp_path):
+    ResultStore(tmp_path, {"seed": 0}).open()
+    with pytest.raises(ResultFolderError, match="seed: 0 there, 1 now"):
+        ResultStore(tmp_path, {"seed": 1})
+    ResultStore(tmp_path, {"seed": 1}, overwrite=True).open()

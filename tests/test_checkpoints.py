@@ -1,0 +1,170 @@
+"""Checkpoints: plain descriptions, round trips, and files that must not run code."""
+
+import functools
+import os
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from safetensors.torch import save_file
+
+from lightning_advdef.attacks import PGD
+from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint
+from lightning_advdef.defenses import StandardModule
+from lightning_advdef.errors import CheckpointError
+from lightning_advdef.models import MLP, Classifier
+from tests.conftest import GOLDEN
+from tests.toys import NoisyInput, Toy
+
+IMAGES = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class OwnNetwork(MLP):
+    """A network that this package does not know."""
+
+
+def save(defense, path):
+    trainer = Trainer(
+        accelerator="cpu",
+        fast_dev_run=True,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=path.parent,
+    )
+    trainer.fit(defense, datamodule=Toy(batch_size=8))
+    trainer.save_checkpoint(path)
+    return path
+
+
+def test_plain_describes_what_a_yaml_can_hold():
+    assert plain({"a": (1, None, "x"), "b": True}) == {"a": [1, None, "x"], "b": True}
+    assert plain(MLP) == {"class_path": "lightning_advdef.models.mlp.MLP"}
+    described = plain(functools.partial(MLP, hidden=(3,)))
+    assert described == {"class_path": "lightning_advdef.models.mlp.MLP", "init_args": {"hidden": [3]}}
+    assert plain(PGD(eps=0.5))["init_args"]["eps"] == 0.5
+
+
+def test_plain_leaves_out_what_has_no_description():
+    assert plain({"a": lambda: 0, "b": [lambda: 0, 1]}) == {"b": [1]}
+
+
+@pytest.mark.parametrize("network", [MLP, functools.partial(MLP, hidden=[5], batch_norm=True)])
+def test_a_defense_made_in_python_survives_the_round_trip(tmp_path, network):
+    defense = StandardModule(network, spec="digits")
+    loaded = load_defense(save(defense, tmp_path / "a.ckpt"))
+    assert type(loaded) is StandardModule
+    assert not loaded.training
+    assert torch.equal(loaded(IMAGES), defense.eval()(IMAGES))
+
+
+def test_a_defense_made_by_the_command_survives_the_round_trip(advdef):
+    folder = advdef.digits("fit", "--trainer.max_epochs=1", "--model.optimizer=torch.optim.Adam")
+    for path in (folder / "model.ckpt", folder / "checkpoints" / "last.ckpt"):
+        loaded = load_defense(path)
+        assert type(loaded) is StandardModule
+        assert loaded.classifier.head.in_features == 32
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(torch.equal(loaded.state_dict()[name], value) for name, value in state.items())
+
+
+def test_a_checkpoint_holds_plain_values_and_loads_with_weights_only(tmp_path):
+    path = save(StandardModule(MLP, spec="digits"), tmp_path / "a.ckpt")
+    settings = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert settings["network"] == {"class_path": "lightning_advdef.models.mlp.MLP"}
+    assert settings["_class_path"] == "lightning_advdef.defenses.standard.StandardModule"
+    assert settings["spec"] == "digits"
+
+
+def test_an_unknown_class_is_refused_unless_vouched_for(tmp_path):
+    path = save(NoisyInput(MLP, spec="digits"), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"tests.toys.NoisyInput.*classes="):
+        load_defense(path)
+    assert type(load_defense(path, classes=[NoisyInput])) is NoisyInput
+
+
+def test_an_unknown_network_is_refused_too(tmp_path):
+    path = save(StandardModule(OwnNetwork, spec="digits"), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="OwnNetwork"):
+        load_defense(path)
+    assert isinstance(load_defense(path, classes=[OwnNetwork]).classifier, OwnNetwork)
+
+
+def test_a_file_without_a_class_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="does not say which class"):
+        load_defense(tmp_path / "a.ckpt")
+
+
+def small():
+    return StandardModule(functools.partial(MLP, hidden=[32]), spec="digits")
+
+
+@pytest.mark.parametrize("prefix", ["", "classifier."])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt"])
+@pytest.mark.parametrize("nested", [True, False])
+def test_weights_load_from_a_network_or_a_defense_in_any_format(tmp_path, prefix, suffix, nested):
+    source, target = small(), small()
+    state = {f"{prefix}{name}": value for name, value in source.classifier.state_dict().items()}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if nested else state, path)
+    load_weights(target, path, complete=False)
+    assert torch.equal(source.eval()(IMAGES), target.eval()(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [([16], r"classifier.features.fc1.weight has shape \(32, 64\) where \(16, 64\)"), ([32, 8], "fc2"), ([], "fc1")],
+)
+def test_weights_of_another_architecture_are_refused_and_change_nothing(hidden, message):
+    defense = StandardModule(functools.partial(MLP, hidden=hidden), spec="digits")
+    before = {name: value.clone() for name, value in defense.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_weights(defense, GOLDEN / "digits_mlp.safetensors", complete=True)
+    assert "--model.weights" in str(caught.value)
+    assert all(torch.equal(before[name], value) for name, value in defense.state_dict().items())
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_pickled_objects_are_refused_and_not_run(tmp_path):
+    torch.save({"state_dict": Payload(str(tmp_path / "ran"))}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="pickled Python objects"):
+        read_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "a.ckpt", weights_only=False)
+    assert (tmp_path / "ran").exists(), "the payload is real"
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("size", [0, 10, 3000])
+def test_a_truncated_file_is_refused(tmp_path, suffix, size):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".ckpt":
+        torch.save(small().state_dict(), path)
+    else:
+        save_file(small().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"truncated|damaged"):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_and_a_list_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    torch.save([1], tmp_path / "list.ckpt")
+    with pytest.raises(CheckpointError, match="holds a list"):
+        read_checkpoint(tmp_path / "list.ckpt")
+
+
+def test_networks_are_classifiers():
+    assert issubclass(OwnNetwork, Classifier)
