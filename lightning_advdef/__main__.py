@@ -68,7 +68,7 @@ def main() -> None:
     _quieten()
     try:
         run(sys.argv[1:])
-    except (ValueError, OSError, ArithmeticError, RuntimeError, argparse.ArgumentError) as error:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError, argparse.ArgumentError) as error:
         _fail(error)
     except Exception as error:
         # Lightning's own complaint about the Trainer's settings; its import would slow down the other commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_advdef.errors import CheckpointError
+from lightning_advdef.messages import shorten
 
 _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
 _DROPPED = object()
@@ -64,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "save its state_dict instead"
         ) from None
     except (RuntimeError, SafetensorError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = (str(error) or "it is empty").splitlines()[0].split(". ")[0]
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
@@ -117,7 +119,8 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
         classes: Classes outside this package that the checkpoint may name.
 
     Raises:
-        CheckpointError: If the file names no class, or one that is neither of this package nor in ``classes``.
+        CheckpointError: If the file names no class, or one that is neither of this package nor in ``classes``, or does
+            not say how its network was made.
     """
     content = read_checkpoint(path)
     settings = dict(content.get("hyper_parameters", {}))
@@ -128,7 +131,13 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
     _refuse_unknown({"class_path": class_path, "init_args": settings}, [_path_of(item) for item in classes], path)
     module_name, _, name = class_path.rpartition(".")
     defense_class = getattr(importlib.import_module(module_name), name)
-    defense = _build(defense_class, settings | {"weights": None})
+    try:
+        defense = _build(defense_class, settings | {"weights": None})
+    except argparse.ArgumentError as error:
+        raise CheckpointError(
+            f"{path} does not describe its {name} completely ({shorten(str(error))}), as happens with networks made by "
+            "a function: build it yourself and give the file as weights="
+        ) from None
     load_weights(defense, path, complete=True)
     return defense.eval()
 

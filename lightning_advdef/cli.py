@@ -155,8 +155,10 @@ class AdvDefCLI(LightningCLI):
             kwargs["default_root_dir"] = str(folder)
         if self.subcommand == "test" and self._get(self.config_init, "evaluation").scenarios:
             kwargs.setdefault("enable_progress_bar", False)
+        # looked up first: the Trainer adds its own callbacks to this very list
+        own = any(isinstance(callback, ModelCheckpoint) for callback in settings.get("callbacks") or [])
         trainer = super().instantiate_trainer(**kwargs)
-        if not any(isinstance(callback, ModelCheckpoint) for callback in settings.get("callbacks") or []):
+        if not own:
             self._replace_default_checkpoint(trainer)
         return trainer
 

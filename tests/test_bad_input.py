@@ -70,7 +70,7 @@ def attack(name, **settings):
         (["fit", *DIGITS, "--trainer.max_epochs=many"], ["trainer.max_epochs", "int", "many"]),
         (["fit", *DIGITS, "--trainer.max_epoch=3"], ["unrecognized", "--trainer.max_epoch"]),
         (["fit", *DIGITS, "--overwrit"], ["unrecognized", "--overwrit"]),
-        (["fit", *DIGITS, "--trainer.accelerator=tpu"], ["TPU"]),
+        (["fit", *DIGITS, "--trainer.accelerator=tpu"], ["torch_xla"]),
         (["fit", "-c", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["fit"], ["required", "model", "data"]),
         (["train"], ["train", "fit", "test"]),

@@ -76,6 +76,21 @@ def test_a_checkpoint_holds_plain_values_and_loads_with_weights_only(tmp_path):
     assert settings["spec"] == "digits"
 
 
+def network_function(spec):
+    return MLP(spec, hidden=[4])
+
+
+def test_a_network_made_by_a_function_is_not_pickled_and_its_weights_still_load(tmp_path):
+    defense = StandardModule(network_function, spec="digits")
+    path = save(defense, tmp_path / "a.ckpt")
+    assert "network" not in torch.load(path, weights_only=True)["hyper_parameters"]
+    with pytest.raises(CheckpointError, match=r"does not describe its StandardModule .*network.*weights="):
+        load_defense(path)
+    other = StandardModule(network_function, spec="digits", weights=str(path))
+    other.setup("test")
+    assert torch.equal(other.eval()(IMAGES), defense.eval()(IMAGES))
+
+
 def test_an_unknown_class_is_refused_unless_vouched_for(tmp_path):
     path = save(NoisyInput(MLP, spec="digits"), tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=r"tests.toys.NoisyInput.*classes="):
@@ -117,7 +132,11 @@ def test_weights_load_from_a_network_or_a_defense_in_any_format(tmp_path, prefix
 
 @pytest.mark.parametrize(
     ("hidden", "message"),
-    [([16], r"classifier.features.fc1.weight has shape \(32, 64\) where \(16, 64\)"), ([32, 8], "fc2"), ([], "fc1")],
+    [
+        ([16], r"classifier.features.fc1.weight has shape \(32, 64\) where \(16, 64\)"),
+        ([32, 8], r"\(10, 8\)"),
+        ([], r"\(10, 64\)"),
+    ],
 )
 def test_weights_of_another_architecture_are_refused_and_change_nothing(hidden, message):
     defense = StandardModule(functools.partial(MLP, hidden=hidden), spec="digits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sized
 from dataclasses import asdict
@@ -23,7 +24,7 @@ from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows
 from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
 from lightning_advdef.evaluation.store import ResultStore, data_hash, join_rows, weights_hash
-from lightning_advdef.evaluation.summary import robust, summarise
+from lightning_advdef.evaluation.summary import summarise, validation_metrics
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.evaluation.verdict import verdict_flags
 from lightning_advdef.types import Batch
@@ -142,12 +143,13 @@ class RobustnessEvaluation(Callback):
         if self._judge is not None:
             self._flush()
             rows = self._gather(trainer)
-            self._monitored = {scenario.name: float(robust(rows, scenario.name).mean()) for scenario in self.scenarios}
+            self._monitored = validation_metrics(rows, self.scenarios)
             self._end()
-            self._log_validation(pl_module)
+            pl_module.log_dict(self._monitored)
         elif self.every_n_epochs and not trainer.sanity_checking:
-            # a checkpoint that monitors the value fails in an epoch that does not have it
-            self._log_validation(pl_module)
+            # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
+            unknown = {f"val/robust_accuracy/{scenario.name}": math.nan for scenario in self.scenarios}
+            pl_module.log_dict(unknown | self._monitored)
 
     def _gather(self, trainer: Trainer) -> Rows:
         """Rows of all processes, each image once."""
@@ -156,11 +158,6 @@ class RobustnessEvaluation(Callback):
             parts = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, self._kept)
         return join_rows([rows for part in parts for rows in part])
-
-    def _log_validation(self, pl_module: LightningModule) -> None:
-        """The robust accuracy found last; NaN before the first."""
-        for scenario in self.scenarios:
-            pl_module.log(f"val/robust_accuracy/{scenario.name}", self._monitored.get(scenario.name, float("nan")))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order; shards stay and the next run goes on from them."""

@@ -68,6 +68,7 @@ class DefenseModule(LightningModule):
         """Stores arguments as a YAML would, so that checkpoints load with ``weights_only=True``."""
         settings = plain(dict(self.hparams))
         settings.setdefault("_class_path", f"{type(self).__module__}.{type(self).__qualname__}")
+        self.hparams.clear()  # what has no plain description would be pickled into checkpoints
         self._set_hparams(settings)
 
     # what attackers and evaluations see

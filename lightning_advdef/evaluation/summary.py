@@ -44,6 +44,19 @@ def accuracy(correct: Tensor) -> dict[str, Any]:
     return {"value": float(values.mean()), "interval": [low, high], "images": len(values)}
 
 
+def validation_metrics(rows: Rows, scenarios: Sequence[Scenario]) -> dict[str, float]:
+    """What ``fit`` logs of an attacked validation split: robust accuracy, and rho of minimal-norm attacks."""
+    metrics = {
+        f"val/robust_accuracy/{scenario.name}": float(robust(rows, scenario.name).mean()) for scenario in scenarios
+    }
+    for scenario in scenarios:
+        if isinstance(scenario.attack, MinimalNormAttack):
+            norm = attack_norm(scenario.attack)
+            rho = relative_norm(rows[f"{scenario.name}/{norm}"], rows[f"clean/{norm}"]).mean
+            metrics[f"val/rho/{scenario.name}"] = rho
+    return metrics
+
+
 def summarise(rows: Rows, scenarios: Sequence[Scenario], described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The summary of an evaluation, as plain values.
 

@@ -107,9 +107,7 @@ def test_validate_after_test_with_one_callback_judges_all_images(tmp_path):
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_a_foreign_module_works_with_plain_batches(tmp_path, inference_mode):
-    trainer = trainer_of(
-        tmp_path, RobustnessEvaluation(SCENARIOS, folder=str(tmp_path)), inference_mode=inference_mode
-    )
+    trainer = trainer_of(tmp_path, RobustnessEvaluation(SCENARIOS, folder=str(tmp_path)), inference_mode=inference_mode)
     trainer.test(Foreign(), foreign_loader(), verbose=False)
     summary, rows = result_of(tmp_path)
     np.testing.assert_array_equal(rows["index"], np.arange(20))

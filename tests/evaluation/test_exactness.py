@@ -28,7 +28,9 @@ class ShuffledDigits(Digits):
         return DataLoader(dataset, self.batch_size, shuffle=True, collate_fn=as_is, generator=generator)
 
 
-def evaluate(folder, batch_size=64, data_class=Digits, strict=False, devices=1, defense_class=StandardModule, limit=IMAGES):
+def evaluate(
+    folder, batch_size=64, data_class=Digits, strict=False, devices=1, defense_class=StandardModule, limit=IMAGES
+):
     """Result of one evaluation; also a task for two processes."""
     defense = defense_class(lambda spec: MLP(spec, hidden=[32]), spec="digits")
     load_weights(defense, GOLDEN / "digits_mlp.safetensors", complete=False)

@@ -42,9 +42,7 @@ def test_robust_images_of_a_linear_network_are_those_farther_than_eps(linear, at
     _, rows, distances = linear
     eps = share * LARGEST * distances[norm].max() / distances["linf"].max()
     expected = distances[norm] > eps
-    np.testing.assert_array_equal(
-        np.minimum(rows["clean/correct"], rows[f"{attack}_{norm}_{share}/correct"]), expected
-    )
+    np.testing.assert_array_equal(np.minimum(rows["clean/correct"], rows[f"{attack}_{norm}_{share}/correct"]), expected)
 
 
 def test_summary_of_a_linear_network_is_the_closed_form(linear):
@@ -132,7 +130,7 @@ def test_fgsm_on_a_zero_gradient_returns_the_image(advdef):
 
 
 def test_a_cut_gradient_is_an_error_that_names_the_gray_box(advdef):
-    with pytest.raises(ValueError, match="cuts it .*Undefended"):
+    with pytest.raises(ValueError, match=r"cuts it .*Undefended"):
         defended(advdef, "DetachedInput", [scenario("white", "PGD", eps=0.3, steps=3)])
 
 

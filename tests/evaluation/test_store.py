@@ -1,6 +1,7 @@
 """The result folder: finished, interrupted, different, replaced."""
 
 import json
+from itertools import chain
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_an_interrupted_evaluation_continues_and_gives_the_same_rows(advdef, str
     with pytest.MonkeyPatch.context() as patch:
         second = Judged(patch)
         advdef.digits("test", *options, scenarios=SCENARIOS)
-    assert not set(sum(first.images, [])) & set(sum(second.images, []))
+    assert not set(chain(*first.images)) & set(chain(*second.images))
     whole = advdef.digits("test", *options, scenarios=SCENARIOS, name="whole")
     assert content(folder)["robustness.npz"] == content(whole)["robustness.npz"]
     assert names(folder) == FILES

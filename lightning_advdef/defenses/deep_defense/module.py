@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_advdef.attacks import FGSM, Attack
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
-from lightning_advdef.defenses.deep_defense.regularizer import deep_defense_regularizer, regularized_view, relative_size
+from lightning_advdef.defenses.deep_defense.regularizer import (
+    batch_norm_eval,
+    deep_defense_regularizer,
+    regularized_view,
+    relative_size,
+)
 from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay
 from lightning_advdef.metrics import eps_for_accuracy
 from lightning_advdef.models import NetworkFactory, shared_dropout_masks
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps, Norm
-
-_BATCH_NORM = (nn.modules.batchnorm._BatchNorm,)
 
 
 class DeepDefenseModule(DefenseModule):
@@ -77,36 +80,29 @@ class DeepDefenseModule(DefenseModule):
         self.weight, self.c, self.d = weight, c, d
         self.steps, self.norm, self.candidates, self.layer = steps, norm, candidates, layer
         self.adversarial, self.clean_share = adversarial, clean_share
-        self._freeze_batch_norm()
-
-    def _freeze_batch_norm(self) -> None:
-        """Statistics and affine parameters stay as the reference network left them, as in the authors' code."""
-        for layer in self.classifier.modules():
-            if isinstance(layer, _BATCH_NORM):
-                layer.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> DeepDefenseModule:
-        """Training mode for all but BatchNorm."""
-        super().train(mode)
-        for layer in self.classifier.modules():
-            if isinstance(layer, _BATCH_NORM):
-                layer.eval()
-        return self
 
     def loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
-        """Cross-entropy plus regulariser (Eq. 6), with one dropout mask per image for the whole step."""
-        with shared_dropout_masks(self.classifier) as masks:
+        """Cross-entropy plus regulariser (Eq. 6); BatchNorm is in eval mode, each image keeps its dropout mask."""
+        with batch_norm_eval(self.classifier), shared_dropout_masks(self.classifier) as masks:
             cross_entropy = self._cross_entropy(batch, rng)
             network = regularized_view(self.classifier, self.layer)
-            settings = {"norm": self.norm, "candidates": self.candidates}
-            path = plan_paths(network, batch.images, batch.labels, self.steps, select=masks.select, **settings)
+            path = plan_paths(
+                network,
+                batch.images,
+                batch.labels,
+                self.steps,
+                norm=self.norm,
+                candidates=self.candidates,
+                select=masks.select,
+            )
             perturbation = replay(network, batch.images, path, select=masks.select)
         regularizer = deep_defense_regularizer(perturbation, batch.images, path.correct, self.c, self.d, self.norm)
         return {
             "loss": cross_entropy + self.weight * regularizer,
             "cross_entropy": cross_entropy,
             "regularizer": regularizer,
-            "rho": relative_size(perturbation.detach(), batch.images, self.norm).mean(),
+            "rho": relative_size(path.perturbation, batch.images, self.norm).mean(),
+            "fooled": path.fooled.float().mean(),
         }
 
     def _cross_entropy(self, batch: Batch, rng: SampleRNG) -> Tensor:

@@ -112,7 +112,8 @@ def plan_paths(
         predicted = logits.argmax(1)
         correct = predicted == labels
         ranked = _rank_candidates(logits, predicted, candidates)
-        delta, fooled, path = torch.zeros_like(images), torch.zeros_like(correct), []
+        delta, fooled = torch.zeros_like(images), torch.zeros_like(correct)
+        path: list[Step] = []
         while len(path) < steps and not fooled.all():
             running = ~fooled
             parts = [
@@ -195,7 +196,8 @@ def _distance(gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
 def _dual_norm(flat: Tensor, norm: Norm) -> Tensor:
     if norm == "l1":
         return flat.abs().amax(1).clamp_min(GRADIENT_FLOOR)
-    return torch.linalg.vector_norm(flat, 2 if norm == "l2" else 1, dim=1).clamp_min(GRADIENT_FLOOR)
+    size: Tensor = torch.linalg.vector_norm(flat, 2 if norm == "l2" else 1, dim=1)
+    return size.clamp_min(GRADIENT_FLOOR)
 
 
 class _SelectingNetwork:
@@ -237,10 +239,8 @@ def _plan_step(
     with torch.enable_grad():
         points = points[rows].requires_grad_()
         logits, targets = forward(points, rows), targets[rows]
-        if predicted is None:
-            reference = logits.scatter(1, targets, -torch.inf).argmax(1)
-        else:
-            reference = predicted[rows]
+        strongest_other = logits.scatter(1, targets, -torch.inf).argmax(1)
+        reference = strongest_other if predicted is None else predicted[rows]
         gaps = logits.gather(1, targets) - logits.gather(1, reference[:, None])
     nearest, choice = gaps.new_full((len(rows),), torch.inf), torch.zeros_like(rows)
     gradient = torch.zeros_like(points)

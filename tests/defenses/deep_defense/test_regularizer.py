@@ -123,7 +123,7 @@ def test_only_the_named_layer_gets_its_share_of_the_gradient():
 
 def test_an_unknown_layer_is_answered_with_the_names():
     network, _, _ = normalized_network()
-    with pytest.raises(ValueError, match="layer must be one of conv, fc1, fc2 .* got 'fc3'"):
+    with pytest.raises(ValueError, match=r"layer must be one of conv, fc1, fc2 .* got 'fc3'"):
         regularized_view(network, "fc3")
 
 
@@ -139,3 +139,12 @@ def test_batch_norm_is_neither_trained_nor_moved():
     assert network.norm.bias.grad is None
     assert network.conv.weight.grad.any()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "bias": False}])
+def test_view_is_the_network_with_any_convolution(settings):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, (3, 2), **settings), nn.ReLU(), nn.Conv2d(5, 2, 3)).double()
+    images = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(regularized_view(network)(images), network(images))
+    assert "forward" not in vars(network[0])

@@ -1,0 +1,219 @@
+"""The command line: run folder, resuming, composing, as users start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pytorch_lightning import Callback
+
+from lightning_advdef.__main__ import run
+from lightning_advdef.cli import AdvDefCLI
+from lightning_advdef.defenses import DefenseModule
+from tests.conftest import QUIET, ROOT, result_of, scenario
+
+TRAINING = ["--trainer.max_epochs=3", "--data.batch_size=16", "--trainer.log_every_n_steps=1"]
+
+
+def losses(folder):
+    """Training loss of every step, over all event files of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for path in sorted(folder.glob("events*")):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        if "train/loss" in events.Tags()["scalars"]:
+            found |= {event.step: event.value for event in events.Scalars("train/loss")}
+    return found
+
+
+def weights(folder):
+    return torch.load(folder / "model.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_training(one, other):
+    assert losses(one) == losses(other)
+    assert len(losses(one)) > 3
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_run_folder_holds_what_is_documented(advdef):
+    folder = advdef.digits("fit", *TRAINING)
+    assert folder == advdef.runs / "run"
+    names = {path.name.split(".out.")[0] for path in folder.iterdir()}
+    assert names == {"checkpoints", "config.yaml", "events", "hparams.yaml", "model.ckpt"}
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_without_logger_the_files_still_go_to_the_run_folder(advdef, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = advdef.digits("fit", *TRAINING, "--trainer.logger=false")
+    assert (folder / "config.yaml").is_file()
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs"}
+
+
+def test_saved_configuration_repeats_the_run(advdef):
+    folder = advdef.digits("fit", *TRAINING)
+    again = advdef("fit", "-c", folder / "config.yaml", "--name=again", quiet=False)
+    assert_same_training(folder, again.parent / "again")
+
+
+def test_same_seed_same_training_other_seed_another(advdef):
+    one, two = (advdef.digits("fit", *TRAINING, name=name) for name in ("one", "two"))
+    assert_same_training(one, two)
+    three = advdef.digits("fit", *TRAINING, "--seed_everything=1", name="three")
+    assert losses(three) != losses(one)
+
+
+class Interrupt(Callback):
+    """Raises after some steps."""
+
+    def __init__(self, step=12):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise RuntimeError("the power went off")
+
+
+@pytest.mark.parametrize("step", [8, 12], ids=["at the end of an epoch", "within an epoch"])
+def test_an_interrupted_fit_continues_to_the_same_weights(advdef, step):
+    options = [*TRAINING, "--model.network.batch_norm=true"]
+    whole = advdef.digits("fit", *options, name="whole")
+    callback = {"class_path": "tests.test_cli.Interrupt", "init_args": {"step": step + 1}}
+    interrupt = f"--trainer.callbacks={json.dumps([callback])}"
+    with pytest.raises(RuntimeError, match="power"):
+        advdef.digits("fit", *options, interrupt)
+    assert not (advdef.runs / "run" / "model.ckpt").exists()
+    assert_same_training(whole, advdef.digits("fit", *options, "--ckpt_path=last"))
+
+
+@pytest.mark.slow
+def test_a_killed_fit_continues_to_the_same_weights(advdef):
+    options = [*TRAINING, "--trainer.max_epochs=60", "--trainer.limit_train_batches=8"]
+    whole = advdef.digits("fit", *options, name="whole")
+    command = [sys.executable, "-m", "tests.test_cli", str(advdef.runs), *options]
+    process = subprocess.Popen(command, cwd=ROOT)
+    last = advdef.runs / "run" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 60
+    while not last.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert last.is_file()
+    assert not (advdef.runs / "run" / "model.ckpt").exists(), "it was killed too late to say anything"
+    assert_same_training(whole, advdef.digits("fit", *options, "--ckpt_path=last"))
+
+
+@pytest.mark.slow
+def test_two_processes_as_a_user_starts_them(advdef):
+    arguments = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.limit=21"]
+    scenarios = [scenario("pgd", "PGD", eps=0.1, steps=3)]
+    network = ["--model=StandardModule", "--model.network=MLP", "--model.network.hidden=[32]", "--data=Digits"]
+    golden = f"--model.weights={ROOT / 'tests' / 'golden' / 'digits_mlp.safetensors'}"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lightning_advdef", "test", *network, golden, *arguments, "--data.batch_size=4"),
+            *(f"--evaluation.scenarios={json.dumps(scenarios)}", "--runs", str(advdef.runs), "--name=two"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    single = result_of(advdef.digits("test", scenarios=scenarios, limit=21, name="one"))[1]
+    double = result_of(advdef.runs / "two")[1]
+    for name in ("index", "clean/correct", "pgd/correct", "pgd/prediction"):
+        np.testing.assert_array_equal(single[name], double[name])
+
+
+def test_suites_append_to_the_scenarios_of_an_experiment(advdef, tmp_path):
+    suite = {"evaluation": {"scenarios+": [scenario("fgsm", "FGSM", eps="8/255")]}}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    first = [scenario("df", "DeepFool")]
+    # an experiment with scenarios, and one without
+    both = advdef.digits("test", "-c", tmp_path / "suite.yaml", scenarios=None, name="none")
+    assert [found["name"] for found in result_of(both)[0]["scenarios"]] == ["fgsm"]
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"evaluation": {"scenarios": first}}))
+    folder = advdef.digits("test", "-c", tmp_path / "experiment.yaml", "-c", tmp_path / "suite.yaml", name="two")
+    summary = result_of(folder)[0]
+    assert [found["name"] for found in summary["scenarios"]] == ["df", "fgsm"]
+    assert summary["scenarios"][1]["attack"]["init_args"]["eps"] == 8 / 255
+
+
+def test_printed_configuration_can_be_read_again(tmp_path, capsys):
+    arguments = ["-c", str(ROOT / "configs/standard/digits.yaml"), "-c", str(ROOT / "configs/evaluation/demo.yaml")]
+    with pytest.raises(SystemExit):
+        run(["test", *arguments, "--print_config"])
+    printed = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(printed)
+    with pytest.raises(SystemExit):
+        run(["test", "-c", str(tmp_path / "printed.yaml"), "--print_config"])
+    assert capsys.readouterr().out == printed
+    assert len(yaml.safe_load(printed)["evaluation"]["scenarios"]) == 4
+
+
+def test_the_data_set_gives_the_network_its_shape(advdef):
+    network = ["--model=StandardModule", "--model.network=MLP", "--data=tests.toys.Toy", "--data.toy_spec=3x4x4x7"]
+    cli = AdvDefCLI(args=[*network, *QUIET, "--runs", str(advdef.runs)], run=False)
+    assert cli.model.spec.shape == (3, 4, 4)
+    assert cli.model.classifier.head.out_features == 7
+
+
+def test_report_prints_runs_side_by_side(advdef, capsys):
+    scenarios = [scenario("pgd", "PGD", eps=0.1, steps=2), scenario("df", "DeepFool", steps=2)]
+    folders = [advdef.digits("test", scenarios=scenarios[:count], name=f"run{count}") for count in (1, 2)]
+    capsys.readouterr()
+    run(["report", *map(str, folders)])
+    printed = capsys.readouterr().out
+    for part in ("run1", "run2", "clean accuracy", "pgd", "df: rho", "worst case, linf 0.1", "20"):
+        assert part in printed
+
+
+def test_report_tells_runs_of_one_name_apart(advdef, capsys):
+    folder = advdef.digits("test", scenarios=[scenario("pgd", "PGD", eps=0.1, steps=2)])
+    other = advdef.runs / "a" / "run"
+    other.mkdir(parents=True)
+    (other / "robustness.json").write_bytes((folder / "robustness.json").read_bytes())
+    capsys.readouterr()
+    run(["report", str(folder), str(other)])
+    # one column each, whatever the width of the terminal
+    assert capsys.readouterr().out.count("[") >= 4
+
+
+def test_report_starts_without_lightning():
+    code = "import sys, lightning_advdef.__main__; print('pytorch_lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+class WithDelta(DefenseModule):
+    """Its value is the number of training images."""
+
+    def calibrate(self, data):
+        data.setup("fit")
+        return {"delta": float(len(data._source("train").labels))}
+
+
+def test_calibrate_prints_values_by_their_name(advdef, capsys):
+    arguments = ["--model=tests.test_cli.WithDelta", "--model.network=MLP", "--data=Digits"]
+    run(["calibrate", *arguments, "--runs", str(advdef.runs)])
+    assert "delta: 1438" in capsys.readouterr().out
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    from tests.conftest import Command
+
+    Command(Path(sys.argv[1])).digits("fit", *sys.argv[2:])

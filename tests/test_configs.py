@@ -1,0 +1,111 @@
+"""Every configuration file is run: fitted for a step and tested, on generated data."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+
+from lightning_advdef import data
+from lightning_advdef.cli import AdvDefCLI
+from tests.conftest import ROOT, Command, result_of
+
+CONFIGS = ROOT / "configs"
+SUITES = sorted((CONFIGS / "evaluation").glob("*.yaml"))
+EXPERIMENTS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if "model" in yaml.safe_load(path.read_text())]
+TRIFLES = {"steps": 2, "restarts": 1, "iterations": 2, "max_steps": 2}
+
+
+def name_of(path):
+    return str(Path(path).relative_to(CONFIGS).with_suffix(""))
+
+
+def parsed(*files, command="test"):
+    """The configuration that some files give together."""
+    cli = ParseOnly(args=[command, *(word for path in files for word in ("-c", str(path)))])
+    return cli.config[command]
+
+
+class ParseOnly(AdvDefCLI):
+    """Stops before anything is built."""
+
+    def before_instantiate_classes(self):
+        """No folder is made."""
+
+    def instantiate_classes(self):
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand):
+        """Nothing."""
+
+
+def scenarios_of(config):
+    return [entry.as_dict() if isinstance(entry, Namespace) else entry for entry in config.evaluation.scenarios]
+
+
+def small(scenario):
+    """The scenario with few steps."""
+    settings = scenario["attack"].get("init_args") or {}
+    fewer = {key: min(value, TRIFLES[key]) if key in TRIFLES and value else value for key, value in settings.items()}
+    return scenario | {"attack": scenario["attack"] | {"init_args": fewer}}
+
+
+def spec_of(config):
+    """Name of the data set's spec, from its class or its settings."""
+    settings = config.data.init_args
+    return settings.get("spec") or getattr(data, config.data.class_path.rpartition(".")[2])(**settings).spec
+
+
+def test_there_are_experiments_and_suites():
+    assert EXPERIMENTS
+    assert SUITES
+
+
+def _timed(path):
+    """Networks of ImageNet's size take some 20 seconds each."""
+    marks = [pytest.mark.slow] if "imagenet" in path.stem else []
+    return pytest.param(path, marks=marks, id=name_of(path))
+
+
+@pytest.mark.parametrize("experiment", [_timed(path) for path in EXPERIMENTS])
+def test_experiment_is_fitted_and_tested(tmp_path, experiment):
+    config = merged(experiment)
+    small_scenarios = [small(entry) for entry in config["evaluation"]["scenarios"]] or [
+        {"name": "fgsm", "attack": {"class_path": "FGSM", "init_args": {"eps": 0.01}}}
+    ]
+    toy = {"toy_spec": spec_of(parsed(experiment, SUITES[0])), "count": 4, "batch_size": 4}
+    # trained networks are not needed to take a step, and nothing is downloaded
+    config["model"]["init_args"]["weights"] = None
+    if "weights" in config["model"]["init_args"]["network"]["init_args"]:
+        config["model"]["init_args"]["network"]["init_args"]["weights"] = None
+    config["data"] = {"class_path": "tests.toys.Toy", "init_args": toy}
+    config["evaluation"] = config["evaluation"] | {"scenarios": small_scenarios}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    advdef = Command(tmp_path)
+    folder = advdef("fit", "-c", tmp_path / "config.yaml", "--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0")
+    advdef("test", "-c", tmp_path / "config.yaml", "--model.weights", folder / "model.ckpt")
+    assert result_of(folder)[0]["clean_accuracy"]["images"] == 4
+
+
+def merged(experiment):
+    """Model, data and evaluation of an experiment, without its references to other files."""
+    cli = ParseOnly(args=["test", "-c", str(experiment)])
+    config = yaml.safe_load(cli.parser.dump(cli.config, skip_link_targets=True))["test"]
+    return {key: value for key, value in config.items() if key in ("model", "data", "evaluation")}
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=name_of)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=name_of)
+def test_experiment_composes_with_every_suite(experiment, suite):
+    own = scenarios_of(parsed(experiment))
+    together = scenarios_of(parsed(experiment, suite))
+    names = [entry["name"] for entry in together]
+    assert together[: len(own)] == own, "a suite only appends"
+    assert len(names) > len(own)
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=name_of)
+def test_every_experiment_has_a_name_of_its_own(experiment):
+    names = [yaml.safe_load(path.read_text()).get("name") for path in EXPERIMENTS]
+    assert names.count(yaml.safe_load(experiment.read_text())["name"]) == 1
