@@ -85,6 +85,7 @@ class DeepFool(MinimalNormAttack):
                 rows = rows[staying]
             if not staying.any():
                 break
+            surrogate.working = staying if surrogate.fixed_shape else None
             at, stream = adversarial[rows], rng[rows].stream("step", step)
             logits, jacobian = logits_and_jacobian(surrogate, at, classes[rows], stream)
             bounded = at if self.box and step >= _CLIPPED_STEPS else None
@@ -95,4 +96,5 @@ class DeepFool(MinimalNormAttack):
                 logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
             adversarial[rows] = torch.where(per_image(staying[rows]), moved, adversarial[rows])
             staying[rows] &= logits.argmax(dim=1) == classes[rows, 0]
+        surrogate.working = None
         return adversarial

@@ -33,12 +33,12 @@ def mean_loss(
     return (losses if auxiliary is None else losses + auxiliary), logits.mean(dim=0)
 
 
-def _refuse_detached(surrogate: Surrogate, outputs: Tensor) -> None:
-    if not outputs.requires_grad:
-        raise ValueError(
-            f"{type(surrogate).__name__} gives logits without a gradient by the images: a step of the defense cuts it "
-            "(no_grad, detach, rounding); attack through a surrogate that goes around that step, such as Undefended"
-        )
+def _gradient(outputs: Tensor, leaf: Tensor, cotangents: Tensor, batched: bool = False) -> Tensor:
+    """Gradient by the images; zero where the defense cuts it, which the books then show."""
+    found = None
+    if outputs.requires_grad:
+        (found,) = torch.autograd.grad(outputs, leaf, cotangents, is_grads_batched=batched, allow_unused=True)
+    return leaf.new_zeros((*cotangents.shape[: int(batched)], *leaf.shape)) if found is None else found
 
 
 def loss_and_gradient(surrogate: Surrogate, images: Tensor, labels: Tensor, loss: Loss, rng: SampleRNG) -> LossGradient:
@@ -50,16 +50,12 @@ def loss_and_gradient(surrogate: Surrogate, images: Tensor, labels: Tensor, loss
         labels: True classes, shape ``(N,)``.
         loss: What to maximise.
         rng: The rows' random numbers for this step.
-
-    Raises:
-        ValueError: If the surrogate cuts the gradient.
     """
     leaf = images.detach().requires_grad_()
     losses, logits = mean_loss(surrogate, leaf, labels, loss, rng)
-    _refuse_detached(surrogate, losses)
-    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    gradient = _gradient(losses, leaf, torch.ones_like(losses))
     surrogate.watch(gradient)
-    surrogate.count_backward(rng, surrogate.draws)
+    surrogate.count_backward(rng, surrogate.draws, gradient)
     return LossGradient(losses.detach(), gradient, logits.detach())
 
 
@@ -76,9 +72,6 @@ def logits_and_jacobian(
 
     Returns:
         Logits ``(N, K)`` and the Jacobian ``(N, M, C, H, W)``, detached.
-
-    Raises:
-        ValueError: If the surrogate cuts the gradient.
     """
     leaf = images.detach().requires_grad_()
     logits = surrogate(leaf, rng).float().mean(dim=0)
@@ -86,8 +79,7 @@ def logits_and_jacobian(
     if classes is None:
         classes = torch.arange(count, device=logits.device).expand(len(images), count)
     cotangents = torch.nn.functional.one_hot(classes.t(), count).to(logits.dtype)
-    _refuse_detached(surrogate, logits)
-    (jacobian,) = torch.autograd.grad(logits, leaf, cotangents, is_grads_batched=True)
+    jacobian = _gradient(logits, leaf, cotangents, batched=True).transpose(0, 1).contiguous()
     surrogate.watch(jacobian)
-    surrogate.count_backward(rng, surrogate.draws * classes.shape[1])
-    return logits.detach(), jacobian.transpose(0, 1).contiguous()
+    surrogate.count_backward(rng, surrogate.draws * classes.shape[1], jacobian)
+    return logits.detach(), jacobian

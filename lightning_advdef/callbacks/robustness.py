@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.evaluation.verdict import verdict_flags
 from lightning_advdef.types import Batch
 
+_DOUBTFUL_ZERO_SHARE = 0.05  # some networks saturate on single images; more than that is masking
 _VERSIONS = ("lightning-advdef", "torch", "pytorch-lightning")
 
 
@@ -276,13 +277,20 @@ class RobustnessEvaluation(Callback):
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "device": str(pl_module.device),
             "world_size": trainer.world_size,
-            "warnings": self._warnings(pl_module, judge),
+            "warnings": self._warnings(pl_module, judge, summary["scenarios"]),
         }
         store.finish(rows, result)
         self._log(trainer, rows, result)
 
-    def _warnings(self, pl_module: LightningModule, judge: Judge) -> list[str]:
-        warnings = []
+    def _warnings(self, pl_module: LightningModule, judge: Judge, scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What makes a number doubtful, in a sentence each."""
+        warnings = [
+            f"{scenario['name']} met gradients that are zero for {100 * scenario['zero_gradient_share']:.0f}% of the "
+            "images: its number says nothing about robustness; attack a surrogate that goes around the step that cuts "
+            "the gradient, such as Undefended"
+            for scenario in scenarios
+            if scenario["zero_gradient_share"] > _DOUBTFUL_ZERO_SHARE
+        ]
         if judge.stochastic and not getattr(pl_module, "stochastic", False):
             warnings.append("predictions differ between two passes: graded on several draws; attack it with EOT")
         return warnings

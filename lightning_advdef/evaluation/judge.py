@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_advdef.attacks import FullGradient, Surrogate
+from lightning_advdef.attacks import Surrogate
 from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
 from lightning_advdef.evaluation.verdict import exact_arithmetic, is_stochastic, predictions
@@ -39,12 +39,6 @@ class JudgeSettings:
     strict: bool = False
     draws: int = 10
     seed: int = 0
-
-
-class _NotExact(FullGradient):
-    """The full gradient of a network found to be random: no single wrong answer decides an image."""
-
-    exact = False
 
 
 class Judge:
@@ -125,11 +119,8 @@ class Judge:
 
     def _look_for_randomness(self, batch: Batch, rng: SampleRNG) -> None:
         self.stochastic = is_stochastic(self.defense, batch.images, rng)
-        if self.stochastic:
-            for scenario in self.scenarios:
-                surrogate = self.surrogates[scenario.name]
-                if surrogate.exact and type(surrogate) is FullGradient:
-                    self.surrogates[scenario.name] = _NotExact(self.defense)
+        for surrogate in self.surrogates.values():
+            surrogate.random = self.stochastic
 
     def _attack(self, scenario: Scenario, batch: Batch, rng: SampleRNG) -> tuple[Tensor, Rows]:
         surrogate = self.surrogates[scenario.name]
@@ -139,7 +130,7 @@ class Judge:
         surrogate.passes = None
         rows = self._verdict(scenario.name, adversarial, batch.labels, rng)
         rows |= {f"{scenario.name}/{norm}": lp_norm(adversarial - batch.images, norm) for norm in NORMS}
-        rows[f"{scenario.name}/forward"], rows[f"{scenario.name}/backward"] = passes.forward, passes.backward
+        rows |= {f"{scenario.name}/{kind}": counts for kind, counts in vars(passes).items()}
         return adversarial, rows
 
     def _verdict(self, name: str, images: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:

@@ -101,6 +101,7 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "norm": norm,
         "robust_accuracy": accuracy(robust(rows, name)),
         "attack_success_rate": float(lost.sum() / right.sum().clamp_min(1)),
+        "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
     }
     if isinstance(scenario.attack, MinimalNormAttack):

@@ -141,10 +141,20 @@ class Quantised(nn.Module):
         return images.detach().flatten(1)[:, :4]
 
 
-def test_a_surrogate_that_cuts_the_gradient_is_refused_with_the_remedy(images, labels, rng):
-    for call in (
-        lambda: loss_and_gradient(FullGradient(Quantised()), images, labels, cross_entropy, rng),
-        lambda: logits_and_jacobian(FullGradient(Quantised()), images, None, rng),
-    ):
-        with pytest.raises(ValueError, match=r"FullGradient gives logits without a gradient .* surrogate"):
-            call()
+def test_a_cut_gradient_is_zero_and_booked_as_such(images, labels, rng):
+    surrogate = FullGradient(Quantised())
+    passes = surrogate.start_counting(16, images.device)
+    found = loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    _, jacobian = logits_and_jacobian(surrogate, images, None, rng)
+    assert found.gradient.shape == images.shape
+    assert jacobian.shape == (len(images), 4, *images.shape[1:])
+    assert not found.gradient.any()
+    assert not jacobian.any()
+    assert passes.zero_gradients.tolist() == [2] * len(images)
+
+
+def test_zero_gradients_are_not_booked_where_there_is_a_gradient(network, images, labels, rng):
+    surrogate = FullGradient(network)
+    passes = surrogate.start_counting(16, images.device)
+    loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    assert not passes.zero_gradients.any()

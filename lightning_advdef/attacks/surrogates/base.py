@@ -47,10 +47,17 @@ def as_defense(target: nn.Module) -> Defense:
 
 @dataclass
 class Passes:
-    """Forward and backward passes spent on each image of a batch, int64, shape ``(N,)`` each."""
+    """What was spent on each image of a batch, int64, shape ``(N,)`` each.
+
+    Attributes:
+        forward: Forward passes.
+        backward: Backward passes.
+        zero_gradients: Gradients that were zero in every pixel: an attack that gets them has not attacked.
+    """
 
     forward: Tensor
     backward: Tensor
+    zero_gradients: Tensor
 
 
 class Surrogate(ABC):
@@ -63,6 +70,9 @@ class Surrogate(ABC):
         access: What the attacker knows, printed beside each number.
         draws: Draws ``S`` per call.
         fixed_shape: Set in strict mode: no image may leave the batch, so that its shape never changes.
+        working: Where a fixed shape keeps finished images in the batch: which images are not finished, bool, shape
+            ``(N,)`` over the rows of the whole batch. Passes are booked for these alone.
+        random: Set where the defense was found to answer differently when asked again.
     """
 
     access: ClassVar[Access]
@@ -71,6 +81,8 @@ class Surrogate(ABC):
     def __init__(self, defense: nn.Module) -> None:
         self.defense = as_defense(defense)
         self.fixed_shape = False
+        self.working: Tensor | None = None
+        self.random = bool(self.defense.stochastic)
         self.passes: Passes | None = None
         self._saw_nan: Tensor | None = None
 
@@ -97,7 +109,7 @@ class Surrogate(ABC):
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits ``(S, N, K)``; books ``S`` forward passes per image."""
         if self.passes is not None:
-            self.passes.forward.index_add_(0, rng.rows, torch.full_like(rng.rows, self.draws))
+            self.passes.forward.index_add_(0, rng.rows, self._booked(rng, self.draws))
         logits = self.logits(images, rng)
         self.watch(logits)
         return logits
@@ -128,15 +140,21 @@ class Surrogate(ABC):
         """A further loss that the attack maximises, shape ``(N,)``; None for none."""
         return None
 
-    def count_backward(self, rng: SampleRNG, times: int) -> None:
-        """Books backward passes for the images of ``rng``."""
+    def count_backward(self, rng: SampleRNG, times: int, gradient: Tensor) -> None:
+        """Books backward passes for the images of ``rng``, and whether their ``gradient`` ``(N, ...)`` was zero."""
         if self.passes is not None:
-            self.passes.backward.index_add_(0, rng.rows, torch.full_like(rng.rows, times))
+            self.passes.backward.index_add_(0, rng.rows, self._booked(rng, times))
+            zero = gradient.flatten(1).count_nonzero(dim=1) == 0
+            self.passes.zero_gradients.index_add_(0, rng.rows, self._booked(rng, 1) * zero)
+
+    def _booked(self, rng: SampleRNG, times: int) -> Tensor:
+        booked = torch.full_like(rng.rows, times)
+        return booked if self.working is None else booked * self.working[rng.rows]
 
     def start_counting(self, count: int, device: torch.device) -> Passes:
         """Resets the books for a batch of ``count`` images and returns them."""
         zeros = torch.zeros(count, dtype=torch.int64, device=device)
-        self.passes = Passes(zeros, zeros.clone())
+        self.passes = Passes(zeros, zeros.clone(), zeros.clone())
         return self.passes
 
 
@@ -151,7 +169,7 @@ class FullGradient(Surrogate):
     @property
     def exact(self) -> bool:
         """True for a deterministic defense."""
-        return not self.defense.stochastic
+        return not self.random
 
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits of the deployed defense, shape ``(1, N, K)``."""

@@ -96,7 +96,7 @@ def test_the_gray_box_attack_is_the_white_box_attack_on_the_bare_classifier(defe
 def test_nothing_is_counted_until_asked(network, images, rng):
     surrogate = FullGradient(network)
     surrogate(images, rng)
-    surrogate.count_backward(rng, 1)
+    surrogate.count_backward(rng, 1, torch.ones(len(rng), 1))
     assert surrogate.passes is None
 
 
