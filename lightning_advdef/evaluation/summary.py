@@ -112,15 +112,15 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
 def _minimal_norm_summary(rows: Rows, name: str, norm: Norm) -> dict[str, Any]:
     """Norm statistics; rho is Eq. 7 of the Deep Defense paper, over all images, from the predicted class."""
     norms, images = rows[f"{name}/{norm}"], rows[f"clean/{norm}"]
-    changed = rows[f"{name}/prediction"] != rows["clean/prediction"]
+    broken = fooled(rows, name)
     right = rows["clean/prediction"] == rows["label"]
     rho = relative_norm(norms, images)
     summary = {
         "rho": rho.mean,
         "median_rho": rho.median,
         "rho_correct_only": relative_norm(norms[right], images[right]).mean,
-        "share_fooled": float(changed.double().mean()),
-        "norms": norm_summary(norms, changed, ~right)._asdict(),
+        "share_fooled": float(broken.double().mean()),
+        "norms": norm_summary(norms, broken, ~right)._asdict(),
     }
     if f"clean/centred_{norm}" in rows:
         summary["rho_centred"] = relative_norm(norms, rows[f"clean/centred_{norm}"]).mean
