@@ -1,7 +1,7 @@
 """Time per epoch of feeding CIFAR-10-like images with random crop and flip: ours, torchvision's usual way, kornia.
 
-    python benchmarks/bench_data.py --images 5000
-    python benchmarks/bench_data.py --root data        # the real CIFAR-10
+    python -m benchmarks.bench_data --images 5000
+    python -m benchmarks.bench_data --root data        # the real CIFAR-10
 
 Every round measures each pipeline once, one after the other in the same process on one core, so that a slow moment of
 the machine hits all of them alike; the table gives medians over the rounds, and ratios of the same round.

@@ -1,15 +1,13 @@
 """Seconds of one Deep Defense training step of LeNet on 100 images: two-pass unrolling against the plain one.
 
-Usage: ``python benchmarks/bench_deep_defense.py [--root data] [--rounds 7] [--threads 2]``
+Usage: ``python -m benchmarks.bench_deep_defense [--root data] [--rounds 7] [--threads 2]``
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -17,16 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.datasets import MNIST
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "defenses" / "deep_defense"))
-
-from naive_deepfool import naive_perturbation  # noqa: E402
-
-from lightning_advdef.defenses.deep_defense.regularizer import (  # noqa: E402
-    deep_defense_regularizer,
-    regularized_view,
-)
-from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay  # noqa: E402
+from lightning_advdef.defenses.deep_defense.regularizer import deep_defense_regularizer, regularized_view
+from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay
+from tests.defenses.deep_defense.naive_deepfool import naive_perturbation
 
 WEIGHT = 15.0
 

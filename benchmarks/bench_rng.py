@@ -1,7 +1,7 @@
 """Time of random numbers that belong to an image, against torch's generator, which follows the batch.
 
-    python benchmarks/bench_rng.py
-    python benchmarks/bench_rng.py --device cuda
+    python -m benchmarks.bench_rng
+    python -m benchmarks.bench_rng --device cuda
 
 Every round measures each way once, in the same process; the table gives the median nanoseconds per number over the
 rounds, and ratios of the same round.

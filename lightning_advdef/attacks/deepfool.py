@@ -15,8 +15,8 @@ from lightning_advdef.rng import SampleRNG
 
 STABILISER = 1e-5  # added to the logit gap, so that a point on the boundary still moves across it
 OVERSHOOT = 0.02
-# A step that is clipped to [0, 1] falls short, so clipped steps creep towards the boundary and end on it. From this step
-# on, pixels at a bound are left out of the linearisation and the others make up for them. MNIST, MLP: the same norms as
+# A step that is clipped to [0, 1] falls short, so clipped steps creep towards the boundary and end on it. From this
+# step on, pixels at a bound are left out of the linearisation and the others make up for them. MNIST, MLP: the norms of
 # clipping to the end within 0.01%, in 4 steps instead of 10; doing so from the start would cost 2 to 4% in norm.
 _CLIPPED_STEPS = 3
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from naive_deepfool import naive_perturbation
 from torch import nn
 
 from lightning_advdef.defenses.deep_defense import unrolled_deepfool
 from lightning_advdef.defenses.deep_defense.unrolled_deepfool import GAP_GUARD, deepfool_move, plan_paths, replay
 from lightning_advdef.models.dropout import shared_dropout_masks
+from tests.defenses.deep_defense.naive_deepfool import naive_perturbation
 
 
 def mlp() -> nn.Sequential:
