@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +190,14 @@ class FixedBudgetAttack(Attack):
 
 @dataclass(frozen=True)
 class MinimalNormAttack(Attack):
-    """An attack that looks for the smallest perturbation that changes the prediction."""
+    """An attack that looks for the smallest perturbation that changes the prediction.
+
+    Attributes:
+        leaves: Which class it leaves: the ``prediction`` (so images that are wrong already move, too) or the true
+            ``label`` (they are done at once).
+    """
+
+    leaves: ClassVar[Literal["prediction", "label"]] = "prediction"
 
     @property
     def size_norm(self) -> Norm:

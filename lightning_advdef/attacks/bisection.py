@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Bisection(MinimalNormAttack):
         attack: Inner attack; its eps is the largest budget tried.
         rounds: Halvings of the interval.
     """
+
+    leaves: ClassVar[Literal["prediction", "label"]] = "label"
 
     attack: FixedBudgetAttack
     rounds: int = 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,11 +29,14 @@ class PGD(FixedBudgetAttack):
 
     Args:
         steps: Gradient steps of each restart.
-        step_size: Length of a step in pixel units, in the attack's norm; None for 2.5 eps / steps (the authors' rule).
+        step_size: Length of a step in pixel units, in the attack's norm; None for ``relative_step`` eps / steps, with
+            the authors' 2.5.
         restarts: Runs from new starts, on the images not fooled so far.
         random_start: Start at a uniformly random point of the ball instead of the image.
         loss: What is maximised.
     """
+
+    relative_step: ClassVar[float] = 2.5
 
     steps: int = 40
     step_size: Eps | None = None
@@ -77,6 +81,8 @@ class PGD(FixedBudgetAttack):
         iterates = self._start(images, rng, ball)[rows]
         every = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
         for step in range(self.steps):
+            if surrogate.exact and surrogate.fixed_shape:
+                surrogate.working = ~best.decided
             found = loss_and_gradient(surrogate, iterates, labels[rows], loss, rng[rows].stream("step", step))
             best.update(rows, iterates, found.loss, found.logits.argmax(dim=1) != labels[rows])
             iterates = self._step(images[rows], iterates, found.gradient, ball[rows])
@@ -87,6 +93,7 @@ class PGD(FixedBudgetAttack):
                     return
         with torch.no_grad():
             last, logits = mean_loss(surrogate, iterates, labels[rows], loss, rng[rows].stream("step", self.steps))
+        surrogate.working = None
         best.update(rows, iterates, last, logits.argmax(dim=1) != labels[rows])
 
     def _start(self, images: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
@@ -95,7 +102,7 @@ class PGD(FixedBudgetAttack):
         return self.clip(images + ball.random(rng.stream("start"), images.shape[1:]))
 
     def _step(self, images: Tensor, iterates: Tensor, gradient: Tensor, ball: LpBall) -> Tensor:
-        length = ball.radius * (2.5 / self.steps) if self.step_size is None else self.step_size
+        length = ball.radius * (self.relative_step / self.steps) if self.step_size is None else self.step_size
         moved = iterates + length * ball.steepest(gradient)
         return self.clip(images + ball.project(moved - images))
 
@@ -106,6 +113,8 @@ class BIM(PGD):
 
     Source: Kurakin et al., 2017, https://arxiv.org/abs/1607.02533.
     """
+
+    relative_step: ClassVar[float] = 1.0
 
     steps: int = 10
     random_start: bool = False

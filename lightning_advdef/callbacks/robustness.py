@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +14,16 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
 from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.callbacks.pictures import Pictures
 from lightning_advdef.callbacks.progress import AttackProgress
-from lightning_advdef.checkpoints import plain
-from lightning_advdef.data.sources import ImageDataset
+from lightning_advdef.evaluation.fingerprint import fingerprint
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows
 from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
-from lightning_advdef.evaluation.store import ResultStore, data_hash, join_rows, weights_hash
-from lightning_advdef.evaluation.summary import summarise, validation_metrics
+from lightning_advdef.evaluation.store import ResultStore, join_rows
+from lightning_advdef.evaluation.summary import summarise, validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.evaluation.verdict import verdict_flags
 from lightning_advdef.types import Batch
@@ -149,8 +148,7 @@ class RobustnessEvaluation(Callback):
             pl_module.log_dict(self._monitored)
         elif self.every_n_epochs and not trainer.sanity_checking:
             # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
-            unknown = {f"val/robust_accuracy/{scenario.name}": math.nan for scenario in self.scenarios}
-            pl_module.log_dict(unknown | self._monitored)
+            pl_module.log_dict(self._monitored or dict.fromkeys(validation_metric_names(self.scenarios), math.nan))
 
     def _gather(self, trainer: Trainer) -> Rows:
         """Rows of all processes, each image once."""
@@ -162,6 +160,8 @@ class RobustnessEvaluation(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order; shards stay and the next run goes on from them."""
+        if self._store is not None:
+            self._store.mark_failed(trainer.global_rank)
         self._end()
 
     # the work
@@ -188,8 +188,10 @@ class RobustnessEvaluation(Callback):
         if self._judge is None:
             return
         batch = self._as_batch(trainer, batch)
-        fresh = torch.tensor([int(index) not in self._judged for index in batch.indices], device=batch.indices.device)
-        self._pending.append(Batch(*(tensor[fresh] for tensor in batch)))
+        if self._judged:
+            fresh = torch.tensor([index not in self._judged for index in batch.indices.tolist()])
+            batch = Batch(*(tensor[fresh.to(tensor.device)] for tensor in batch))
+        self._pending.append(batch)
         while sum(len(part.images) for part in self._pending) >= self.settings.batch_size:
             self._judge_next()
 
@@ -218,6 +220,8 @@ class RobustnessEvaluation(Callback):
             raise ValueError(
                 "on several devices every batch must be (images, labels, indices), so each image counts once"
             )
+        if isinstance(getattr(trainer.test_dataloaders, "sampler", None), RandomSampler):
+            raise ValueError("the test loader shuffles, so images have no index: use shuffle=False, or yield indices")
         images, labels = batch
         indices = torch.arange(self._seen, self._seen + len(images), device=images.device)
         self._seen += len(images)
@@ -227,39 +231,19 @@ class RobustnessEvaluation(Callback):
 
     def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> ResultStore:
         folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
-        fingerprint = self._fingerprint(trainer, pl_module, judge)
+        identity = fingerprint(trainer, pl_module, judge)
         if trainer.is_global_zero:
-            ResultStore(folder, fingerprint, self.overwrite).open()
+            ResultStore(folder, identity, self.overwrite).open()
         trainer.strategy.barrier()
-        store = ResultStore(folder, fingerprint)
+        store = ResultStore(folder, identity)
         store.unmark(trainer.global_rank)
         self._judged = store.judged()
         trainer.strategy.barrier()
         return store
 
-    def _fingerprint(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> dict[str, Any]:
-        """What makes this result what it is; the number of devices and the loader's batch size are not part of it."""
-        settings = asdict(self.settings)
-        if not self.settings.strict:
-            settings.pop("batch_size")
-        ignored = ("weights", "optimizer", "scheduler")
-        hyperparameters = {k: v for k, v in plain(dict(pl_module.hparams)).items() if k not in ignored}
-        return {
-            "data": self._describe_data(trainer),
-            "model": {"class": type(pl_module).__qualname__, **hyperparameters},
-            "weights": weights_hash(pl_module),
-            "evaluation": {**settings, "scenarios": judge.describe()},
-            "version": version("lightning-advdef"),
-        }
-
-    def _describe_data(self, trainer: Trainer) -> dict[str, Any]:
-        data = getattr(trainer, "datamodule", None)
-        named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
-        dataset = getattr(trainer.test_dataloaders, "dataset", None)
-        images = data_hash(dataset) if isinstance(dataset, ImageDataset) else None
-        return {"class": type(data).__qualname__, **plain(named), "images": images}
-
     def _mean_image(self, trainer: Trainer) -> Tensor | None:
+        if not any(isinstance(scenario.attack, MinimalNormAttack) for scenario in self.scenarios):
+            return None
         find = getattr(getattr(trainer, "datamodule", None), "mean_image", None)
         mean: Tensor | None = find() if find else None
         return mean
@@ -268,21 +252,24 @@ class RobustnessEvaluation(Callback):
         store.wait_for(range(trainer.world_size))
         rows = store.gather()
         summary = summarise(rows, self.scenarios, judge.describe())
+        stochastic = bool(rows["clean/stochastic"].any())
         result = {
             "summary_of": "test",
             **summary,
-            "stochastic": bool(judge.stochastic),
+            "stochastic": stochastic,
             "flags": verdict_flags(),
             "versions": {name: version(name) for name in _VERSIONS},
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "device": str(pl_module.device),
             "world_size": trainer.world_size,
-            "warnings": self._warnings(pl_module, judge, summary["scenarios"]),
+            "warnings": self._warnings(pl_module, stochastic, summary["scenarios"]),
         }
         store.finish(rows, result)
         self._log(trainer, rows, result)
 
-    def _warnings(self, pl_module: LightningModule, judge: Judge, scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
+    def _warnings(
+        self, pl_module: LightningModule, stochastic: bool, scenarios: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
         """What makes a number doubtful, in a sentence each."""
         warnings = [
             f"{scenario['name']} met gradients that are zero for {100 * scenario['zero_gradient_share']:.0f}% of the "
@@ -291,8 +278,12 @@ class RobustnessEvaluation(Callback):
             for scenario in scenarios
             if scenario["zero_gradient_share"] > _DOUBTFUL_ZERO_SHARE
         ]
-        if judge.stochastic and not getattr(pl_module, "stochastic", False):
+        if stochastic and not getattr(pl_module, "stochastic", False):
             warnings.append("predictions differ between two passes: graded on several draws; attack it with EOT")
+        if stochastic and any(isinstance(scenario.attack, MinimalNormAttack) for scenario in self.scenarios):
+            warnings.append(
+                "minimal-norm attacks stop at one lucky draw of a random defense: their norms are too small"
+            )
         return warnings
 
     @rank_zero_only

@@ -141,11 +141,14 @@ class DataModule(LightningDataModule, ABC):
         return augment(images, rng, self.augment)
 
     def mean_image(self) -> Tensor | None:
-        """Mean of the training images, float32 in [0, 1], shape ``(C, H, W)``; ``None`` if they are not in memory.
+        """Mean of the training images, float32 in [0, 1], shape ``(C, H, W)``; ``None`` if not in memory.
 
         Validation images are left out and ``limit_train`` is ignored. Loads the training set if need be.
         """
-        source = self._source("train")
+        try:
+            source = self._source("train")
+        except DatasetNotFoundError:
+            return None
         if self._mean is None and isinstance(source, MemoryImages):
             self._mean = source.mean(carve_validation(len(source.labels), self.val_fraction)[0])
         return self._mean

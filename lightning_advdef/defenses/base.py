@@ -58,6 +58,7 @@ class DefenseModule(LightningModule):
         self.spec = get_spec(spec)
         self.classifier: Classifier = network(self.spec)
         self.weights = weights
+        self._weights_loaded = False
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.votes = votes
@@ -121,8 +122,10 @@ class DefenseModule(LightningModule):
         Raises:
             CheckpointError: If the file cannot be read or does not fit.
         """
-        if self.weights is not None:
+        # Lightning calls this again for a test after a fit, which must not bring back the starting weights
+        if self.weights is not None and not self._weights_loaded:
             load_weights(self, self.weights, complete=stage != "fit")
+            self._weights_loaded = True
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the scheduler of the arguments."""

@@ -110,6 +110,7 @@ class Judge:
         if self.stochastic is None:
             self._look_for_randomness(batch, rng)
         rows = {"index": batch.indices, "label": batch.labels}
+        rows["clean/stochastic"] = torch.full_like(batch.labels, int(bool(self.stochastic)))
         rows |= self._verdict("clean", batch.images, batch.labels, rng)
         rows |= {f"clean/{norm}": lp_norm(batch.images, norm) for norm in NORMS}
         if self.mean_image is not None:

@@ -32,6 +32,8 @@ class Scenario:
         """Checks the name."""
         if not self.name or not all(sign.isalnum() or sign in "_-." for sign in self.name):
             raise ValueError(f"a scenario's name has letters, digits, '_', '-' and '.' only, got {self.name!r}")
+        if self.name == "clean":
+            raise ValueError("'clean' names the images without attack: give the scenario another name")
 
     def describe(self, surrogate: Surrogate) -> dict[str, Any]:
         """Everything needed to run it again, as plain values, given the bound surrogate."""

@@ -14,37 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.judge import Rows
 
 SCHEMA_VERSION = 1
 _POLL_SECONDS = 0.2
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def data_hash(dataset: ImageDataset) -> str:
-    """SHA-256 over the images and labels of a data set; for image files, over their names and sizes."""
-    digest, source = hashlib.sha256(), dataset.source
-    tensors = [dataset.indices, source.labels[dataset.indices]]
-    if isinstance(source, MemoryImages):
-        tensors.append(source.pixels[dataset.indices])
-    elif isinstance(source, FileImages):
-        paths = [Path(source.paths[row]) for row in dataset.indices.tolist()]
-        digest.update("".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in paths).encode())
-    for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def first_difference(ours: Any, theirs: Any, where: str = "") -> str | None:
@@ -180,19 +155,40 @@ class ResultStore:
         """Says that a rank has judged its share."""
         write_json(self.shards / f"done_{rank}.json", {})
 
+    def mark_failed(self, rank: int) -> None:
+        """Says that a rank cannot go on, so that the others do not wait for it."""
+        if self.shards.is_dir():
+            write_json(self.shards / f"failed_{rank}.json", {})
+
     def unmark(self, rank: int) -> None:
-        """Forgets that an interrupted run of this rank was done."""
-        (self.shards / f"done_{rank}.json").unlink(missing_ok=True)
+        """Forgets how an interrupted run of this rank ended."""
+        for state in ("done", "failed"):
+            (self.shards / f"{state}_{rank}.json").unlink(missing_ok=True)
 
     def wait_for(self, ranks: Sequence[int]) -> None:
-        """Waits until all ranks are done; files carry the news, so no collective can time out meanwhile."""
+        """Waits until all ranks are done; files carry the news, so no collective can time out meanwhile.
+
+        On several machines the result folder must be on a shared file system.
+
+        Raises:
+            RuntimeError: If another rank failed.
+        """
         while not all((self.shards / f"done_{rank}.json").is_file() for rank in ranks):
-            time.sleep(_POLL_SECONDS)
+            self._poll()
 
     def wait_until_complete(self) -> None:
-        """Waits for the rank that writes the result."""
+        """Waits for the rank that writes the result.
+
+        Raises:
+            RuntimeError: If another rank failed.
+        """
         while not self.complete:
-            time.sleep(_POLL_SECONDS)
+            self._poll()
+
+    def _poll(self) -> None:
+        if any(self.shards.glob("failed_*.json")):
+            raise RuntimeError("another process failed: its message says why; run the same command again to continue")
+        time.sleep(_POLL_SECONDS)
 
     def gather(self) -> Rows:
         """All rows sorted by image index, each image once.

@@ -12,7 +12,7 @@ from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttac
 from lightning_advdef.attacks.base import BUDGET_TOLERANCE
 from lightning_advdef.evaluation.judge import Rows
 from lightning_advdef.evaluation.scenario import Scenario
-from lightning_advdef.metrics import norm_summary, relative_norm, wilson_interval, worst_case
+from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm, worst_case
 from lightning_advdef.types import Norm
 
 
@@ -24,37 +24,40 @@ def attack_norm(attack: Attack) -> Norm:
 
 
 def robust(rows: Mapping[str, Tensor], scenario: str) -> Tensor:
-    """Share of draws on which each image is right, clean and attacked, in [0, 1], shape ``(N,)``.
+    """Share of draws on which each attacked image is right, in [0, 1], shape ``(N,)``.
 
-    An image that is wrong without an attack is not robust, whatever the attack makes of it.
+    An image that is wrong without an attack, on every draw, is not robust, whatever the attack makes of it.
     """
-    return torch.minimum(rows["clean/correct"], rows[f"{scenario}/correct"])
+    return torch.where(rows["clean/correct"] > 0, rows[f"{scenario}/correct"], 0.0)
 
 
-def fooled(rows: Mapping[str, Tensor], scenario: str) -> Tensor:
-    """Whether the prediction changed or was wrong from the start, bool, shape ``(N,)``."""
-    changed = rows[f"{scenario}/prediction"] != rows["clean/prediction"]
-    return changed | (rows["clean/prediction"] != rows["label"])
+def fooled(rows: Mapping[str, Tensor], scenario: Scenario) -> Tensor:
+    """Whether a minimal-norm attack reached its goal, bool, shape ``(N,)``: another class than the one it leaves."""
+    attack, prediction = scenario.attack, rows[f"{scenario.name}/prediction"]
+    if isinstance(attack, MinimalNormAttack) and attack.leaves == "label":
+        return prediction != rows["label"]
+    return prediction != rows["clean/prediction"]
 
 
 def accuracy(correct: Tensor) -> dict[str, Any]:
     """Mean, 95% Wilson interval over images, and number of images."""
-    values = correct.double()
-    low, high = wilson_interval(float(values.sum()), len(values))
-    return {"value": float(values.mean()), "interval": [low, high], "images": len(values)}
+    return {"value": float(correct.double().mean()), "interval": list(mean_interval(correct)), "images": len(correct)}
+
+
+def validation_metric_names(scenarios: Sequence[Scenario]) -> list[str]:
+    """Names of what ``fit`` logs of an attacked validation split."""
+    minimal = [scenario for scenario in scenarios if isinstance(scenario.attack, MinimalNormAttack)]
+    return [f"val/robust_accuracy/{s.name}" for s in scenarios] + [f"val/rho/{s.name}" for s in minimal]
 
 
 def validation_metrics(rows: Rows, scenarios: Sequence[Scenario]) -> dict[str, float]:
-    """What ``fit`` logs of an attacked validation split: robust accuracy, and rho of minimal-norm attacks."""
-    metrics = {
-        f"val/robust_accuracy/{scenario.name}": float(robust(rows, scenario.name).mean()) for scenario in scenarios
-    }
+    """Robust accuracy of each scenario, and rho of minimal-norm attacks, in the order of their names."""
+    values = [float(robust(rows, scenario.name).mean()) for scenario in scenarios]
     for scenario in scenarios:
         if isinstance(scenario.attack, MinimalNormAttack):
             norm = attack_norm(scenario.attack)
-            rho = relative_norm(rows[f"{scenario.name}/{norm}"], rows[f"clean/{norm}"]).mean
-            metrics[f"val/rho/{scenario.name}"] = rho
-    return metrics
+            values.append(relative_norm(rows[f"{scenario.name}/{norm}"], rows[f"clean/{norm}"]).mean)
+    return dict(zip(validation_metric_names(scenarios), values, strict=True))
 
 
 def summarise(rows: Rows, scenarios: Sequence[Scenario], described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -81,14 +84,14 @@ def _worst_cases(rows: Rows, scenarios: Sequence[Scenario]) -> list[dict[str, An
     Whatever scenario found an image: it counts at every budget that its perturbation does not exceed. Perturbations
     that leave the pixel range are no images and count nowhere.
     """
-    budgets = {(s.attack.norm, float(s.attack.eps)) for s in scenarios if isinstance(s.attack, FixedBudgetAttack)}
-    found = [scenario.name for scenario in scenarios if scenario.attack.box]
+    boxed = [scenario for scenario in scenarios if scenario.attack.box]
+    budgets = {(s.attack.norm, float(s.attack.eps)) for s in boxed if isinstance(s.attack, FixedBudgetAttack)}
     cases = []
     for norm, eps in sorted(budgets):
-        columns = [rows["clean/correct"]]
-        for name in found:
+        columns = []
+        for name in (scenario.name for scenario in boxed):
             inside = rows[f"{name}/{norm}"] <= eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE
-            columns.append(torch.where(inside, rows[f"{name}/correct"], 1.0))
+            columns.append(torch.where(inside, robust(rows, name), rows["clean/correct"]))
         cases.append({"norm": norm, "eps": eps, "accuracy": accuracy(worst_case(torch.stack(columns)))})
     return cases
 
@@ -105,22 +108,22 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
     }
     if isinstance(scenario.attack, MinimalNormAttack):
-        summary |= _minimal_norm_summary(rows, name, norm)
+        summary |= _minimal_norm_summary(rows, scenario, norm)
     return summary
 
 
-def _minimal_norm_summary(rows: Rows, name: str, norm: Norm) -> dict[str, Any]:
+def _minimal_norm_summary(rows: Rows, scenario: Scenario, norm: Norm) -> dict[str, Any]:
     """Norm statistics; rho is Eq. 7 of the Deep Defense paper, over all images, from the predicted class."""
-    norms, images = rows[f"{name}/{norm}"], rows[f"clean/{norm}"]
-    broken = fooled(rows, name)
+    norms, images = rows[f"{scenario.name}/{norm}"], rows[f"clean/{norm}"]
+    reached = fooled(rows, scenario)
     right = rows["clean/prediction"] == rows["label"]
     rho = relative_norm(norms, images)
     summary = {
         "rho": rho.mean,
         "median_rho": rho.median,
         "rho_correct_only": relative_norm(norms[right], images[right]).mean,
-        "share_fooled": float(broken.double().mean()),
-        "norms": norm_summary(norms, broken, ~right)._asdict(),
+        "share_fooled": float(reached.double().mean()),
+        "norms": norm_summary(norms, reached, ~right)._asdict(),
     }
     if f"clean/centred_{norm}" in rows:
         summary["rho_centred"] = relative_norm(norms, rows[f"clean/centred_{norm}"]).mean

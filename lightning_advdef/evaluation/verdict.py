@@ -53,10 +53,11 @@ def predictions(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int =
 def is_stochastic(defense: nn.Module, images: Tensor, rng: SampleRNG) -> bool:
     """Whether the deployed defense answers differently when asked again.
 
-    A defense of this package says so itself; any other network is asked twice.
+    A defense may say so itself; all others are asked twice, with fresh random numbers.
     """
-    declared = getattr(defense, "stochastic", None)
-    if declared is not None:
-        return bool(declared)
+    if getattr(defense, "stochastic", False):
+        return True
+    deployed = as_defense(defense)
     with attack_mode(defense), torch.no_grad(), exact_arithmetic():
-        return not torch.equal(defense(images), defense(images))
+        first, second = (deployed(images, rng.stream("probe", draw)) for draw in range(2))
+        return not torch.equal(first, second)

@@ -73,6 +73,8 @@ class Surrogate(ABC):
         working: Where a fixed shape keeps finished images in the batch: which images are not finished, bool, shape
             ``(N,)`` over the rows of the whole batch. Passes are booked for these alone.
         random: Set where the defense was found to answer differently when asked again.
+        strongest: Set where the adversarial images themselves are wanted, as in training: no image is final when it is
+            misclassified, and the iterate of highest loss is returned.
     """
 
     access: ClassVar[Access]
@@ -83,6 +85,7 @@ class Surrogate(ABC):
         self.fixed_shape = False
         self.working: Tensor | None = None
         self.random = bool(self.defense.stochastic)
+        self.strongest = False
         self.passes: Passes | None = None
         self._saw_nan: Tensor | None = None
 
@@ -168,8 +171,8 @@ class FullGradient(Surrogate):
 
     @property
     def exact(self) -> bool:
-        """True for a deterministic defense."""
-        return not self.random
+        """True for a deterministic defense under judgement."""
+        return not (self.random or self.strongest)
 
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits of the deployed defense, shape ``(1, N, K)``."""

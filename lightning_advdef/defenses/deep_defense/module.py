@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_advdef.attacks import FGSM, Attack
+from lightning_advdef.attacks import FGSM, Attack, FullGradient
+from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.deep_defense.regularizer import (
@@ -78,6 +79,7 @@ class DeepDefenseModule(DefenseModule):
                 f"{weight}, {c}, {d}, {steps} and {clean_share}"
             )
         self.weight, self.c, self.d = weight, c, d
+        regularized_view(self.classifier, layer)  # an unknown layer is refused before training
         self.steps, self.norm, self.candidates, self.layer = steps, norm, candidates, layer
         self.adversarial, self.clean_share = adversarial, clean_share
 
@@ -110,12 +112,15 @@ class DeepDefenseModule(DefenseModule):
         clean = F.cross_entropy(self.classifier(batch.images), batch.labels)
         if self.adversarial is None:
             return clean
-        adversarial = self.adversarial(self.classifier, batch.images, batch.labels, rng)
+        surrogate = FullGradient(self.classifier)
+        surrogate.strongest = True
+        adversarial = self.adversarial(surrogate, batch.images, batch.labels, rng)
         attacked = F.cross_entropy(self.classifier(adversarial), batch.labels)
         return self.clean_share * clean + (1 - self.clean_share) * attacked
 
     def calibrate(self, data: DataModule) -> dict[str, float]:
         """``eps_ref``: smallest l_inf size of FGSM (clipped to [0, 1]) that leaves half of the test images right."""
+        data.prepare_data()
         data.setup("test")
         batches = list(data.test_dataloader())
 
@@ -127,5 +132,5 @@ class DeepDefenseModule(DefenseModule):
             ]
             return float(torch.cat(right).double().mean())
 
-        with torch.no_grad():
+        with attack_mode(self), torch.no_grad():
             return {"eps_ref": eps_for_accuracy(accuracy_at, 0.5, 0.0, 1.0, tolerance=1e-4)}

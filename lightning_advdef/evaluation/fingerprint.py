@@ -1,0 +1,99 @@
+"""What makes a result what it is: configuration, weights, data, code. Devices and loaders are not part of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sized
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor, nn
+
+import lightning_advdef
+from lightning_advdef.checkpoints import plain
+from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
+from lightning_advdef.evaluation.judge import Judge
+
+_NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
+_FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor of any dtype."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + tensor_bytes(value))
+    return digest.hexdigest()
+
+
+@cache
+def code_hash() -> str:
+    """Hash of this package's source, so that a result is never continued or repeated by other code."""
+    root = Path(lightning_advdef.__file__).parent
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:16]
+
+
+def data_hash(dataset: Any) -> str | None:
+    """SHA-256 over the test images.
+
+    Image files are taken by name and size; of a data set that is not ours, its length and a few items; None if it
+    cannot be indexed.
+    """
+    digest = hashlib.sha256()
+    if isinstance(dataset, ImageDataset):
+        _update_with_images(digest, dataset)
+    elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
+        digest.update(str(len(dataset)).encode())
+        for index in range(0, len(dataset), max(1, len(dataset) // _FOREIGN_SAMPLES)):
+            for part in dataset[index]:
+                digest.update(tensor_bytes(torch.as_tensor(part)))
+    else:
+        return None
+    return digest.hexdigest()
+
+
+def _update_with_images(digest: Any, dataset: ImageDataset) -> None:
+    source = dataset.source
+    tensors = [dataset.indices, source.labels[dataset.indices]]
+    if isinstance(source, MemoryImages):
+        tensors.append(source.pixels[dataset.indices])
+    elif isinstance(source, FileImages):
+        paths = [Path(source.paths[row]) for row in dataset.indices.tolist()]
+        digest.update("".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in paths).encode())
+    for tensor in tensors:
+        digest.update(tensor_bytes(tensor))
+
+
+def fingerprint(trainer: Trainer, module: LightningModule, judge: Judge) -> dict[str, Any]:
+    """Plain values that are equal exactly if two evaluations are the same."""
+    settings = asdict(judge.settings)
+    if not judge.settings.strict:
+        settings.pop("batch_size")
+    hyperparameters = plain(dict(module.hparams))
+    return {
+        "data": _describe_data(trainer, judge),
+        "model": {
+            "class": type(module).__qualname__,
+            **{name: value for name, value in hyperparameters.items() if name not in _NOT_PART_OF_THE_MODEL},
+        },
+        "weights": weights_hash(module),
+        "evaluation": {**settings, "scenarios": judge.describe()},
+        "code": code_hash(),
+    }
+
+
+def _describe_data(trainer: Trainer, judge: Judge) -> dict[str, Any]:
+    data = getattr(trainer, "datamodule", None)
+    named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
+    mean = None if judge.mean_image is None else hashlib.sha256(tensor_bytes(judge.mean_image)).hexdigest()
+    images = data_hash(getattr(trainer.test_dataloaders, "dataset", None))
+    return {"class": type(data).__qualname__, **plain(named), "images": images, "mean_image": mean}
