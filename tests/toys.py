@@ -24,6 +24,12 @@ class NoisyInput(DefenseModule):
         return images + 0.2 * rng.stream("noise").normal(*images.shape[1:])
 
 
+class UndeclaredNoise(NoisyInput):
+    """Adds noise to the image, and does not say so."""
+
+    stochastic = False
+
+
 class RoundedInput(DefenseModule):
     """Rounds pixels to 0 or 1: the gradient is zero everywhere."""
 

@@ -74,8 +74,8 @@ def test_default_step_is_two_and_a_half_eps_over_steps():
 
 
 def test_bim_is_pgd_from_the_image_itself(network, images, labels):
-    expected = PGD(0.05, steps=7, random_start=False)(network, images, labels)
-    assert torch.equal(BIM(0.05, steps=7)(network, images, labels), expected)
+    expected = PGD(0.05, steps=7, step_size=0.05 / 7, random_start=False)(network, images, labels)
+    torch.testing.assert_close(BIM(0.05, steps=7)(network, images, labels), expected)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -262,3 +262,22 @@ def test_step_sizes_that_are_not_above_zero_are_refused(size):
 
 def test_step_size_may_be_written_as_a_quotient():
     assert PGD(0.1, step_size="2/255") == PGD(0.1, step_size=2 / 255)
+
+
+def test_in_training_the_strongest_image_is_returned(network, images, labels):
+    surrogate = FullGradient(network)
+    surrogate.strongest = True
+    attack = PGD(0.3, steps=5, random_start=False)
+    judged, strongest = attack(network, images, labels), attack(surrogate, images, labels)
+    losses = [cross_entropy(network.eval()(found), labels) for found in (judged, strongest)]
+    assert (losses[1] >= losses[0] - 1e-5).all()
+    assert losses[1].mean() > losses[0].mean() + 1e-3
+
+
+def test_a_fixed_shape_costs_an_image_what_it_costs_alone(network, images, labels):
+    fast, strict = FullGradient(network), FullGradient(network)
+    strict.fixed_shape = True
+    books = [surrogate.start_counting(16, images.device) for surrogate in (fast, strict)]
+    for surrogate in (fast, strict):
+        PGD(0.05, steps=6)(surrogate, images, labels)
+    assert books[0].backward.tolist() == books[1].backward.tolist()

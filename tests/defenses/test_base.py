@@ -98,3 +98,20 @@ def test_frozen_parameters_are_not_optimised():
     defense.classifier.head.requires_grad_(False)
     optimised = {id(p) for group in defense.configure_optimizers().param_groups for p in group["params"]}
     assert optimised == {id(p) for p in defense.classifier.features.parameters()}
+
+
+def test_a_test_after_a_fit_judges_what_was_trained(tmp_path):
+    from pytorch_lightning import Trainer
+
+    from lightning_advdef.data import Digits
+
+    start = StandardModule(NETWORK, spec="digits")
+    torch.save(start.state_dict(), tmp_path / "start.ckpt")
+    module = StandardModule(NETWORK, spec="digits", weights=str(tmp_path / "start.ckpt"))
+    data = Digits(limit=20, limit_train=64, limit_val=20)
+    trainer = Trainer(default_root_dir=tmp_path, max_epochs=1, accelerator="cpu", logger=False, barebones=False)
+    trainer.fit(module, data)
+    trained = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer.test(module, data)
+    assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items())
+    assert any(not torch.equal(value, trained[name]) for name, value in start.state_dict().items())

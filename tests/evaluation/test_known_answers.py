@@ -93,9 +93,18 @@ def test_a_defense_that_declares_noise_is_graded_on_ten_draws_with_a_clean_noise
     # an attack of no strength is the clean images on other draws: its loss is the noise floor
     assert abs(rows["none/correct"].mean() - rows["clean/correct"].mean()) < 0.1
     assert (rows["none/correct"] != rows["clean/correct"]).any()
-    mean = np.minimum(rows["clean/correct"], rows["fgsm/correct"]).mean()
+    mean = np.where(rows["clean/correct"] > 0, rows["fgsm/correct"], 0).mean()
     assert summary["scenarios"][1]["robust_accuracy"]["value"] == pytest.approx(mean, abs=1e-6)
     assert summary["clean_accuracy"]["value"] == pytest.approx(rows["clean/correct"].mean(), abs=1e-6)
+
+
+def test_noise_that_is_not_declared_is_found_out(advdef):
+    scenarios = [scenario("fgsm", "FGSM", eps=0.1), scenario("deepfool", "DeepFool", steps=1)]
+    summary, rows = defended(advdef, "UndeclaredNoise", scenarios)
+    assert summary["stochastic"] is True
+    assert len(np.unique((10 * rows["clean/correct"]).round())) > 2
+    assert "EOT" in summary["warnings"][0]
+    assert "too small" in summary["warnings"][1]
 
 
 def test_number_of_draws_can_be_chosen(advdef):

@@ -176,3 +176,22 @@ def test_a_store_of_another_fingerprint_is_refused(tmp_path):
     with pytest.raises(ResultFolderError, match="seed: 0 there, 1 now"):
         ResultStore(tmp_path, {"seed": 1})
     ResultStore(tmp_path, {"seed": 1}, overwrite=True).open()
+
+
+def test_other_code_is_a_different_run(advdef, monkeypatch):
+    advdef.digits("test", scenarios=SCENARIOS)
+    monkeypatch.setattr("lightning_advdef.evaluation.fingerprint.code_hash", lambda: "changed")
+    with pytest.raises(ResultFolderError, match=r"code: .* there, changed now"):
+        advdef.digits("test", scenarios=SCENARIOS)
+
+
+def test_no_process_waits_for_one_that_failed(tmp_path):
+    store = ResultStore(tmp_path, {})
+    store.open()
+    store.mark_failed(1)
+    for wait in (store.wait_until_complete, lambda: store.wait_for([0, 1])):
+        with pytest.raises(RuntimeError, match="another process failed"):
+            wait()
+    store.unmark(1)
+    store.mark_done(0)
+    store.wait_for([0])
