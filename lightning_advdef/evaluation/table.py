@@ -40,7 +40,7 @@ def comparison_table(results: Mapping[str, Result]) -> Table:
     Args:
         results: Result of each run, by the title of its column.
     """
-    title = "accuracy with 95% interval; passes = forward + backward per image"
+    title = "95% intervals; passes = forward + backward"
     table = Table(title=title, title_style="dim", show_lines=False)
     table.add_column("")
     table.add_column("access")
@@ -103,6 +103,9 @@ def print_results(folders: Sequence[str | Path], console: Console | None = None)
     results = {title: read_result(folder) for title, folder in zip(titles, folders, strict=True)}
     console = console or Console()
     console.print(comparison_table(results))
+    for folder in folders:
+        console.print(f"results: {folder}/robustness.json, a row per image: {folder}/robustness.npz", soft_wrap=True)
+    console.print(f"TensorBoard: tensorboard --logdir {Path(folders[0]).parent}", soft_wrap=True)
     for name, result in results.items():
         for warning in result.get("warnings", []):
             console.print(f"[yellow]{name}: {warning}[/]")
