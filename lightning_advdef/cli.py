@@ -174,3 +174,8 @@ class AdvDefCLI(LightningCLI):
         self.trainer.save_checkpoint(path, weights_only=True)
         if self.trainer.is_global_zero:
             print(f"trained weights: {path}\nTensorBoard:     tensorboard --logdir {self.run_folder.parent}")
+
+    def after_test(self) -> None:
+        """Says so when nothing was attacked."""
+        if not self._get(self.config_init, "evaluation").scenarios and self.trainer.is_global_zero:
+            print("no attack was run: the configuration has no scenarios; add -c configs/evaluation/<suite>.yaml")

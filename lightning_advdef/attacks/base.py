@@ -161,15 +161,23 @@ class FixedBudgetAttack(Attack):
         self, surrogate: nn.Module | Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG | None = None
     ) -> Tensor:
         """See :meth:`Attack.__call__`; also refuses an eps beyond the diameter of the pixel box."""
-        size = images[0].numel() if len(images) else 0
-        largest = {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[self.norm]
-        if size and self.eps > largest:
-            raise ValueError(f"eps for {self.norm} on these images must lie in 0..{largest:g}, got {float(self.eps):g}")
+        self.check_budget(images)
         if self.eps == 0.0:
             check_images(images, labels)
             with torch.inference_mode(False):
                 return images.detach().clone()
         return super().__call__(surrogate, images, labels, rng)
+
+    def check_budget(self, images: Tensor) -> None:
+        """Refuses an eps that no two images of this size are apart.
+
+        Raises:
+            ValueError: If eps is beyond the diameter of the pixel box.
+        """
+        size = images[0].numel() if len(images) else 0
+        largest = {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[self.norm]
+        if size and self.eps > largest:
+            raise ValueError(f"eps for {self.norm} on these images must lie in 0..{largest:g}, got {float(self.eps):g}")
 
     def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
         """Searches the ball of radius ``eps`` around every image."""

@@ -47,6 +47,7 @@ class Bisection(MinimalNormAttack):
 
     def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
         """Narrows the interval of each image; images that resist the largest budget keep its last iterate."""
+        self.attack.check_budget(images)
         largest = images.new_full((len(images),), float(self.attack.eps))
         adversarial, fooled = self._try(surrogate, images, labels, largest, rng.stream("round", 0))
         rows = torch.arange(len(images), device=images.device)

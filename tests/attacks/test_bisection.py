@@ -92,3 +92,8 @@ def test_images_that_resist_the_largest_budget_cost_one_run(linear):
 def test_settings_that_do_not_bisect_are_refused(inner, rounds):
     with pytest.raises(ValueError, match="Bisection needs rounds >= 1 and an inner attack with step_size null"):
         Bisection(inner, rounds)
+
+
+def test_a_budget_beyond_the_pixel_box_is_refused(network, images, labels):
+    with pytest.raises(ValueError, match="must lie in 0"):
+        Bisection(PGD(1000.0, norm="l2", steps=2))(network, images, labels)
