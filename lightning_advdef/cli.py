@@ -65,7 +65,13 @@ class AdvDefCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=StartTraining,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "advdef", "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "advdef",
+                "description": "Train, defend and evaluate image classifiers against adversarial perturbations. "
+                "Further commands: advdef report FOLDER..., advdef calibrate -c CONFIG",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             **kwargs,
         )
 
