@@ -13,7 +13,7 @@ from lightning_advdef.metrics import accuracy_norm_curve
 
 
 def main() -> None:
-    """Reads ``beyond_boundary_l2`` of each folder and draws accuracy against the l2 norm."""
+    """Reads ``margin_boundary_l2`` of each folder and draws accuracy against the l2 norm."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", help="result folders, as LABEL=FOLDER")
     parser.add_argument("-o", "--output", required=True)
@@ -24,8 +24,8 @@ def main() -> None:
         label, _, folder = item.partition("=")
         with np.load(Path(folder) / "robustness.npz") as rows:
             right = rows["clean/prediction"] == rows["label"]
-            broken = ~right | (rows["beyond_boundary_l2/prediction"] != rows["label"])
-            norms = np.where(right, rows["beyond_boundary_l2/l2"], 0.0)
+            broken = ~right | (rows["margin_boundary_l2/prediction"] != rows["label"])
+            norms = np.where(right, rows["margin_boundary_l2/l2"], 0.0)
         radii, accuracy = accuracy_norm_curve(torch.from_numpy(norms), torch.from_numpy(broken))
         axis.step(radii, accuracy, where="post", label=label)
     axis.set(xlabel="l2 norm of the smallest perturbation that PGD finds (pixels in [0, 1])", ylabel="accuracy")

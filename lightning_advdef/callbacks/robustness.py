@@ -272,9 +272,9 @@ class RobustnessEvaluation(Callback):
     ) -> list[str]:
         """What makes a number doubtful, in a sentence each."""
         warnings = [
-            f"{scenario['name']} met gradients that are zero for {100 * scenario['zero_gradient_share']:.0f}% of the "
-            "images: its number says nothing about robustness; attack a surrogate that goes around the step that cuts "
-            "the gradient, such as Undefended"
+            f"{scenario['name']}: the gradient was zero in all pixels for {100 * scenario['zero_gradient_share']:.0f}% "
+            "of the images, so that they survive says nothing; attack with loss: margin if the network is too sure, or "
+            "through a surrogate that goes around the step that cuts the gradient, such as Undefended"
             for scenario in scenarios
             if scenario["zero_gradient_share"] > _DOUBTFUL_ZERO_SHARE
         ]
