@@ -15,14 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_advdef.attacks.deepfool import OVERSHOOT, STABILISER
 from lightning_advdef.types import Norm
 
 Network = Callable[[Tensor], Tensor]
 SelectRows = Callable[[Tensor | None], None]
 
-OVERSHOOT = 0.02
-# added to the logit gap, so that a step crosses the boundary that it would only reach
-GAP_GUARD = 1e-5
 # smallest dual norm to divide by, in logits per pixel unit: a dead network gives no step instead of NaN
 GRADIENT_FLOOR = 1e-8
 # images times classes in one call of autograd; beyond it, batching costs more than it saves (measured on a CPU;
@@ -174,7 +172,7 @@ def deepfool_move(gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
         The move in pixel units, shape of the gradient.
 
     Note:
-        ``GAP_GUARD`` is added to the gap, ``GRADIENT_FLOOR`` bounds the dual norm; the paper has neither.
+        ``STABILISER`` is added to the gap, ``GRADIENT_FLOOR`` bounds the dual norm; the paper has neither.
     """
     flat = gradient.flatten(1)
     size = _distance(gap, gradient, norm)[:, None]
@@ -190,7 +188,7 @@ def deepfool_move(gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
 
 def _distance(gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     """Distance to the linearised boundary, shape ``(M,)``."""
-    return (gap.abs() + GAP_GUARD) / _dual_norm(gradient.flatten(1), norm)
+    return (gap.abs() + STABILISER) / _dual_norm(gradient.flatten(1), norm)
 
 
 def _dual_norm(flat: Tensor, norm: Norm) -> Tensor:

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_advdef.attacks.deepfool import STABILISER
 from lightning_advdef.defenses.deep_defense.regularizer import (
     batch_norm_eval,
     deep_defense_regularizer,
     regularized_view,
     relative_size,
 )
-from lightning_advdef.defenses.deep_defense.unrolled_deepfool import GAP_GUARD, plan_paths, replay
+from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay
 
 
 def full_regularizer(network, images, labels, steps=2, layer=None):
@@ -49,7 +50,7 @@ def test_two_class_linear_classifier_has_the_value_and_gradient_worked_out_by_ha
     image = torch.tensor([0.9, 0.3], dtype=torch.float64).view(1, 1, 1, 2)
     value = full_regularizer(network, image, torch.tensor([0]))
     x, w = image.flatten(), weight[0] - weight[1]
-    gap, length = w @ x + GAP_GUARD, w.norm()
+    gap, length = w @ x + STABILISER, w.norm()
     r = 1.02 * gap / length / x.norm()
     expected = torch.exp(-25 * r)
     torch.testing.assert_close(value, expected)

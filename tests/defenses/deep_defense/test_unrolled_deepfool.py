@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_advdef.attacks.deepfool import STABILISER
 from lightning_advdef.defenses.deep_defense import unrolled_deepfool
-from lightning_advdef.defenses.deep_defense.unrolled_deepfool import GAP_GUARD, deepfool_move, plan_paths, replay
+from lightning_advdef.defenses.deep_defense.unrolled_deepfool import deepfool_move, plan_paths, replay
 from lightning_advdef.models.dropout import shared_dropout_masks
 from tests.defenses.deep_defense.naive_deepfool import naive_perturbation
 
@@ -100,7 +101,7 @@ def test_linear_classifier_takes_one_step_to_its_nearest_boundary(norm, order, d
     network, images, labels = linear_problem()
     path = plan_paths(network, images, labels, norm=norm)
     weight, logits, rows = network[1].weight, network(images), torch.arange(6)
-    gaps = logits[rows, labels][:, None] - logits + GAP_GUARD
+    gaps = logits[rows, labels][:, None] - logits + STABILISER
     sizes = torch.linalg.vector_norm(weight[labels][:, None] - weight, dual, dim=2)
     distance = (gaps / sizes).masked_fill(sizes == 0, torch.inf).amin(1)
     assert (path.steps_taken == 1).all()
