@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
@@ -169,7 +168,7 @@ class RobustnessEvaluation(Callback):
     def _begin(self, trainer: Trainer, judge: Judge, loader: Any) -> None:
         self._judge = judge
         self._pending, self._kept, self._seen = [], [], 0
-        self._pictures = Pictures() if trainer.is_global_zero else None
+        self._pictures = Pictures() if self._store is not None and trainer.is_global_zero else None
         judge.watch = self._pictures
         if self.progress and trainer.is_global_zero and sys.stderr.isatty():
             dataset = getattr(loader, "dataset", None)
@@ -236,7 +235,6 @@ class RobustnessEvaluation(Callback):
             ResultStore(folder, identity, self.overwrite).open()
         trainer.strategy.barrier()
         store = ResultStore(folder, identity)
-        store.unmark(trainer.global_rank)
         self._judged = store.judged()
         trainer.strategy.barrier()
         return store
@@ -265,7 +263,8 @@ class RobustnessEvaluation(Callback):
             "warnings": self._warnings(pl_module, stochastic, summary["scenarios"]),
         }
         store.finish(rows, result)
-        self._log(trainer, rows, result)
+        if self._pictures is not None:
+            self._pictures.log(trainer, rows, result, self.scenarios)
 
     def _warnings(
         self, pl_module: LightningModule, stochastic: bool, scenarios: Sequence[Mapping[str, Any]]
@@ -285,8 +284,3 @@ class RobustnessEvaluation(Callback):
                 "minimal-norm attacks stop at one lucky draw of a random defense: their norms are too small"
             )
         return warnings
-
-    @rank_zero_only
-    def _log(self, trainer: Trainer, rows: Rows, result: dict[str, Any]) -> None:
-        if self._pictures is not None:
-            self._pictures.log(trainer, rows, result, self.scenarios)

@@ -137,6 +137,9 @@ class ResultStore:
         if self.complete:
             return
         self.shards.mkdir(parents=True, exist_ok=True)
+        # the interrupted run may have had more processes than this one
+        for marker in [*self.shards.glob("done_*.json"), *self.shards.glob("failed_*.json")]:
+            marker.unlink()
         write_json(self.shards / "fingerprint.json", {"fingerprint": self.fingerprint})
 
     def judged(self) -> set[int]:
@@ -159,11 +162,6 @@ class ResultStore:
         """Says that a rank cannot go on, so that the others do not wait for it."""
         if self.shards.is_dir():
             write_json(self.shards / f"failed_{rank}.json", {})
-
-    def unmark(self, rank: int) -> None:
-        """Forgets how an interrupted run of this rank ended."""
-        for state in ("done", "failed"):
-            (self.shards / f"{state}_{rank}.json").unlink(missing_ok=True)
 
     def wait_for(self, ranks: Sequence[int]) -> None:
         """Waits until all ranks are done; files carry the news, so no collective can time out meanwhile.

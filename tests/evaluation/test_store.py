@@ -192,6 +192,15 @@ def test_no_process_waits_for_one_that_failed(tmp_path):
     for wait in (store.wait_until_complete, lambda: store.wait_for([0, 1])):
         with pytest.raises(RuntimeError, match="another process failed"):
             wait()
-    store.unmark(1)
+    store.open()
     store.mark_done(0)
     store.wait_for([0])
+
+
+def test_markers_of_a_run_with_more_processes_are_forgotten(tmp_path):
+    store = ResultStore(tmp_path, {})
+    store.open()
+    store.mark_failed(3)
+    store.mark_done(1)
+    store.open()
+    assert [path.name for path in store.shards.iterdir()] == ["fingerprint.json"]
