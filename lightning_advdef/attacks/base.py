@@ -19,6 +19,11 @@ from lightning_advdef.types import Eps, Norm
 BUDGET_TOLERANCE = 1e-5  # float32 rounding of x + perturbation, relative to the budget and absolute
 
 
+def within_budget(sizes: Tensor, eps: float) -> Tensor:
+    """Whether each size ``(N,)`` is at most ``eps``, up to float32 rounding of the perturbed images."""
+    return sizes <= eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE
+
+
 @contextmanager
 def attack_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and autograd, even inside Lightning's inference mode; all put back after.
@@ -192,7 +197,7 @@ class FixedBudgetAttack(Attack):
         """See :meth:`Attack.verify`; also checks the budget."""
         super().verify(adversarial, images)
         size = lp_norm(adversarial - images, self.norm)
-        if (size > self.eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE).any():
+        if not within_budget(size, self.eps).all():
             raise RuntimeError(f"{self} left its budget: {size.max():.6g} in {self.norm}")
 
 

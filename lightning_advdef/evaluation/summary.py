@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
-from lightning_advdef.attacks.base import BUDGET_TOLERANCE
+from lightning_advdef.attacks.base import within_budget
 from lightning_advdef.evaluation.judge import Rows
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm, worst_case
@@ -90,7 +90,7 @@ def _worst_cases(rows: Rows, scenarios: Sequence[Scenario]) -> list[dict[str, An
     for norm, eps in sorted(budgets):
         columns = []
         for name in (scenario.name for scenario in boxed):
-            inside = rows[f"{name}/{norm}"] <= eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE
+            inside = within_budget(rows[f"{name}/{norm}"], eps)
             columns.append(torch.where(inside, robust(rows, name), rows["clean/correct"]))
         cases.append({"norm": norm, "eps": eps, "accuracy": accuracy(worst_case(torch.stack(columns)))})
     return cases
