@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar, Literal
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
 from lightning_advdef.attacks.surrogates.base import Surrogate, as_surrogate
 from lightning_advdef.rng import SampleRNG
@@ -75,13 +78,25 @@ class Attack(ABC):
     Args:
         box: Keep pixels in [0, 1]. ``False`` reproduces protocols of papers that attack in a preprocessed space
             without clipping; such results are not images.
+
+    Attributes:
+        needs: What the attack asks the surrogate for: gradients, scores alone, or nothing at all.
+        targetable: Whether it can be sent towards a given class.
     """
+
+    needs: ClassVar[Literal["gradients", "scores", "nothing"]] = "gradients"
+    targetable: ClassVar[bool] = False
 
     _: KW_ONLY
     box: bool = True
 
     def __call__(
-        self, surrogate: nn.Module | Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG | None = None
+        self,
+        surrogate: nn.Module | Surrogate,
+        images: Tensor,
+        labels: Tensor,
+        rng: SampleRNG | None = None,
+        target_labels: Tensor | None = None,
     ) -> Tensor:
         """Adversarial images.
 
@@ -90,6 +105,7 @@ class Attack(ABC):
             images: Clean images in [0, 1], float32, shape ``(N, C, H, W)``; never written to.
             labels: True classes, int64, shape ``(N,)``.
             rng: The images' random numbers; None means seed 0 and indices 0..N-1.
+            target_labels: Classes to reach, int64, shape ``(N,)``; None for any wrong class.
 
         Returns:
             Images of the same shape, detached, inside [0, 1] and the budget.
@@ -99,23 +115,36 @@ class Attack(ABC):
             RuntimeError: If the surrogate gives NaN.
         """
         check_images(images, labels)
+        if target_labels is not None:
+            check_images(images, target_labels)
+            if not self.targetable:
+                raise ValueError(f"{type(self).__name__} has no targeted variant: call it without target_labels")
         if rng is not None and len(rng) != len(images):
             raise ValueError(f"rng must belong to these {len(images)} images, got one for {len(rng)}: use rng[mask]")
         target = as_surrogate(surrogate)
         with attack_mode(target.module):
             # tensors made in inference mode cannot be saved for backward: all of them are copied
-            clean, classes = images.detach().clone(), labels.clone()
+            clean = images.detach().clone()
+            goal = Goal(labels.clone(), None if target_labels is None else target_labels.clone())
             rng = SampleRNG.default(clean) if rng is None else SampleRNG(rng.keys.clone(), rng.rows.clone())
             target.start_watching(clean.device)
-            adversarial = self.perturb(target, clean, classes, rng.stream("attack")).detach()
+            adversarial = self.perturb(target, clean, goal, rng.stream("attack")).detach()
             adversarial = self.clip(adversarial)
             target.refuse_nan()
             self.verify(adversarial, clean)
         return adversarial
 
     @abstractmethod
-    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+    def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """The attack's own rule; input is checked and detached, gradients are on, the model is in eval mode."""
+
+    def cost(self, classes: int) -> Cost:
+        """Passes for an image that is never fooled, on data of so many classes; unknown unless an attack says."""
+        return Cost(math.nan, math.nan)
+
+    def with_eps(self, eps: float) -> Self:
+        """The same attack for another budget; a minimal-norm attack has none."""
+        return self
 
     def clip(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1], unless the protocol has no box."""
@@ -162,8 +191,17 @@ class FixedBudgetAttack(Attack):
                 f"that is {float(self.eps):g}/255?"
             )
 
+    def with_eps(self, eps: float) -> Self:
+        """The same attack in a ball of another radius."""
+        return replace(self, eps=Eps(eps))
+
     def __call__(
-        self, surrogate: nn.Module | Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG | None = None
+        self,
+        surrogate: nn.Module | Surrogate,
+        images: Tensor,
+        labels: Tensor,
+        rng: SampleRNG | None = None,
+        target_labels: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`Attack.__call__`; also refuses an eps beyond the diameter of the pixel box."""
         self.check_budget(images)
@@ -171,7 +209,7 @@ class FixedBudgetAttack(Attack):
             check_images(images, labels)
             with torch.inference_mode(False):
                 return images.detach().clone()
-        return super().__call__(surrogate, images, labels, rng)
+        return super().__call__(surrogate, images, labels, rng, target_labels)
 
     def check_budget(self, images: Tensor) -> None:
         """Refuses an eps that no two images of this size are apart.
@@ -184,13 +222,13 @@ class FixedBudgetAttack(Attack):
         if size and self.eps > largest:
             raise ValueError(f"eps for {self.norm} on these images must lie in 0..{largest:g}, got {float(self.eps):g}")
 
-    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+    def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """Searches the ball of radius ``eps`` around every image."""
         ball = LpBall(self.norm, images.new_full((len(images),), self.eps))
-        return self.search(surrogate, images, labels, rng, ball)
+        return self.search(surrogate, images, goal, rng, ball)
 
     @abstractmethod
-    def search(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+    def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """The attack's own rule, in a ball that may have another radius for each image."""
 
     def verify(self, adversarial: Tensor, images: Tensor) -> None:

@@ -24,16 +24,16 @@ class BestIterates:
         self.decided = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.exact = exact
 
-    def update(self, rows: Tensor, iterates: Tensor, loss: Tensor, wrong: Tensor) -> None:
+    def update(self, rows: Tensor, iterates: Tensor, loss: Tensor, fooled: Tensor) -> None:
         """Offers one iterate for each of some images.
 
         Args:
             rows: Positions of the images, int64, shape ``(M,)``, each at most once.
             iterates: Shape ``(M, C, H, W)``.
             loss: The attack's loss of each iterate, shape ``(M,)``.
-            wrong: Whether the surrogate misclassifies it, shape ``(M,)``.
+            fooled: Whether it reaches the goal, see :meth:`Surrogate.fooled`, shape ``(M,)``.
         """
-        final = wrong if self.exact else torch.zeros_like(wrong)
+        final = fooled if self.exact else torch.zeros_like(fooled)
         better = (final | (loss > self.loss[rows])) & ~self.decided[rows]
         self.images[rows] = torch.where(better.view(-1, 1, 1, 1), iterates, self.images[rows])
         self.loss[rows] = torch.where(better, loss, self.loss[rows])

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
@@ -45,37 +47,41 @@ class Bisection(MinimalNormAttack):
         """The inner attack's norm."""
         return self.attack.norm
 
-    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+    def cost(self, classes: int) -> Cost:
+        """An image that resists the largest budget is tried once."""
+        return self.attack.cost(classes).plus(Cost(1, 0))
+
+    def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """Narrows the interval of each image; images that resist the largest budget keep its last iterate."""
         self.attack.check_budget(images)
         largest = images.new_full((len(images),), float(self.attack.eps))
-        adversarial, fooled = self._try(surrogate, images, labels, largest, rng.stream("round", 0))
+        adversarial, fooled = self._try(surrogate, images, goal, largest, rng.stream("round", 0))
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[fooled]
-        narrowed = self._narrow(surrogate, images[rows], labels[rows], rng[rows], adversarial[rows], largest[rows])
+        narrowed = self._narrow(surrogate, images[rows], goal[rows], rng[rows], adversarial[rows], largest[rows])
         adversarial[rows] = torch.where(per_image(fooled[rows]), narrowed, adversarial[rows])
         return adversarial
 
     def _narrow(
-        self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, adversarial: Tensor, high: Tensor
+        self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, adversarial: Tensor, high: Tensor
     ) -> Tensor:
         """Halves each image's interval below ``high``, at which ``adversarial`` was found."""
         low = torch.zeros_like(high)
         for step in range(1, self.rounds + 1):
             middle = (low + high) / 2
-            found, success = self._try(surrogate, images, labels, middle, rng.stream("round", step))
+            found, success = self._try(surrogate, images, goal, middle, rng.stream("round", step))
             adversarial = torch.where(per_image(success), found, adversarial)
             high = torch.where(success, torch.minimum(middle, lp_norm(found - images, self.size_norm)), high)
             low = torch.where(success, low, middle)
         return adversarial
 
     def _try(
-        self, surrogate: Surrogate, images: Tensor, labels: Tensor, eps: Tensor, rng: SampleRNG
+        self, surrogate: Surrogate, images: Tensor, goal: Goal, eps: Tensor, rng: SampleRNG
     ) -> tuple[Tensor, Tensor]:
         """The inner attack's images at one budget per image, and whether they are misclassified."""
         ball = LpBall(self.attack.norm, eps)
-        adversarial = self.attack.clip(self.attack.search(surrogate, images, labels, rng, ball))
+        adversarial = self.attack.clip(self.attack.search(surrogate, images, goal, rng, ball))
         with torch.no_grad():
             logits = surrogate(adversarial, rng.stream("check")).float().mean(dim=0)
-        return adversarial, logits.argmax(dim=1) != labels
+        return adversarial, surrogate.fooled(adversarial, logits, goal, rng)

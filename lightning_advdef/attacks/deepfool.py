@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks.base import MinimalNormAttack
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import logits_and_jacobian
 from lightning_advdef.attacks.lp_ball import per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -72,12 +74,17 @@ class DeepFool(MinimalNormAttack):
                 f"{self.candidates} and {self.overshoot}"
             )
 
-    def perturb(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
+    def cost(self, classes: int) -> Cost:
+        """All steps, and the pass that ranks the classes."""
+        return Cost(1 + 2 * self.steps, self.steps * min(self.candidates or classes, classes))
+
+    def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """Follows each image until its prediction changes."""
         with torch.no_grad():
             logits = surrogate(images, rng.stream("rank")).float().mean(dim=0)
         count = min(self.candidates or logits.shape[1], logits.shape[1])
         classes = logits.topk(count, dim=1).indices
+        leaving = Goal(classes[:, 0])
         adversarial = images.clone()
         staying = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for step in range(self.steps):
@@ -96,6 +103,6 @@ class DeepFool(MinimalNormAttack):
             with torch.no_grad():
                 logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
             adversarial[rows] = torch.where(per_image(staying[rows]), moved, adversarial[rows])
-            staying[rows] &= logits.argmax(dim=1) == classes[rows, 0]
+            staying[rows] &= ~surrogate.fooled(moved, logits, leaving[rows], rng[rows])
         surrogate.working = None
         return adversarial

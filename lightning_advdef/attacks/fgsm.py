@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from lightning_advdef.attacks.base import FixedBudgetAttack
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient
 from lightning_advdef.attacks.losses import cross_entropy
 from lightning_advdef.attacks.lp_ball import LpBall
@@ -22,9 +25,15 @@ class FGSM(FixedBudgetAttack):
     Source: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572. One gradient per image.
     """
 
-    def search(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+    targetable: ClassVar[bool] = True
+
+    def cost(self, classes: int) -> Cost:
+        """One gradient."""
+        return Cost(1, 1)
+
+    def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """``x + eps * steepest(gradient)``."""
-        gradient = loss_and_gradient(surrogate, images, labels, cross_entropy, rng).gradient
+        gradient = loss_and_gradient(surrogate, images, goal, cross_entropy, rng).gradient
         return images + ball.radius * ball.steepest(gradient)
 
 

@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
 from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss
 from lightning_advdef.attacks.losses import LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import LpBall
@@ -34,8 +36,10 @@ class PGD(FixedBudgetAttack):
         restarts: Runs from new starts, on the images not fooled so far.
         random_start: Start at a uniformly random point of the ball instead of the image.
         loss: What is maximised.
+        start: Attack whose result is where the search begins, projected onto the ball, in place of a random start.
     """
 
+    targetable: ClassVar[bool] = True
     relative_step: ClassVar[float] = 2.5
 
     steps: int = 40
@@ -43,6 +47,7 @@ class PGD(FixedBudgetAttack):
     restarts: int = 1
     random_start: bool = True
     loss: LossName = "cross_entropy"
+    start: Attack | None = None
 
     def __post_init__(self) -> None:
         """Checks steps, restarts and step size."""
@@ -54,7 +59,12 @@ class PGD(FixedBudgetAttack):
             if not 0 < self.step_size < float("inf"):
                 raise ValueError(f"step_size must be above 0, got {float(self.step_size)}")
 
-    def search(self, surrogate: Surrogate, images: Tensor, labels: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+    def cost(self, classes: int) -> Cost:
+        """A gradient per step and a last look, for each restart; and what the start costs."""
+        own = Cost(self.steps + 1, self.steps)
+        return (own if self.start is None else own.plus(self.start.cost(classes))).times(self.restarts)
+
+    def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Runs all restarts; an image decided by an earlier one is left alone."""
         best = BestIterates(images, surrogate.exact)
         for restart in range(self.restarts):
@@ -63,14 +73,14 @@ class PGD(FixedBudgetAttack):
                 rows = rows[~best.decided]
             if not len(rows):
                 break
-            self._run(surrogate, images, labels, rng.stream("restart", restart), ball, rows, best)
+            self._run(surrogate, images, goal, rng.stream("restart", restart), ball, rows, best)
         return best.images
 
     def _run(
         self,
         surrogate: Surrogate,
         images: Tensor,
-        labels: Tensor,
+        goal: Goal,
         rng: SampleRNG,
         ball: LpBall,
         rows: Tensor,
@@ -78,13 +88,15 @@ class PGD(FixedBudgetAttack):
     ) -> None:
         """One restart over the images at ``rows``; what it finds goes to ``best``."""
         loss = LOSSES[self.loss]
-        iterates = self._start(images, rng, ball)[rows]
+        iterates = self._start(surrogate, images[rows], goal[rows], rng[rows], ball[rows])
         every = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
         for step in range(self.steps):
             if surrogate.exact and surrogate.fixed_shape:
                 surrogate.working = ~best.decided
-            found = loss_and_gradient(surrogate, iterates, labels[rows], loss, rng[rows].stream("step", step))
-            best.update(rows, iterates, found.loss, found.logits.argmax(dim=1) != labels[rows])
+            stream = rng[rows].stream("step", step)
+            found = loss_and_gradient(surrogate, iterates, goal[rows], loss, stream)
+            fooled = surrogate.fooled(iterates, found.logits, goal[rows], stream)
+            best.update(rows, iterates, found.loss, fooled)
             iterates = self._step(images[rows], iterates, found.gradient, ball[rows])
             if surrogate.may_compact and step % every == 0:
                 keep = ~best.decided[rows]
@@ -92,11 +104,15 @@ class PGD(FixedBudgetAttack):
                 if not len(rows):
                     return
         with torch.no_grad():
-            last, logits = mean_loss(surrogate, iterates, labels[rows], loss, rng[rows].stream("step", self.steps))
+            stream = rng[rows].stream("step", self.steps)
+            last, logits = mean_loss(surrogate, iterates, goal[rows], loss, stream)
+            best.update(rows, iterates, last, surrogate.fooled(iterates, logits, goal[rows], stream))
         surrogate.working = None
-        best.update(rows, iterates, last, logits.argmax(dim=1) != labels[rows])
 
-    def _start(self, images: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
+    def _start(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
+        if self.start is not None:
+            found = self.start.perturb(surrogate, images, goal, rng.stream("start"))
+            return self.clip(images + ball.project(found - images))
         if not self.random_start:
             return images
         return self.clip(images + ball.random(rng.stream("start"), images.shape[1:]))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from lightning_advdef.attacks import MinimalNormAttack
+from lightning_advdef.attacks.verdict import verdict_flags
 from lightning_advdef.callbacks.pictures import Pictures
 from lightning_advdef.callbacks.progress import AttackProgress
 from lightning_advdef.evaluation.fingerprint import fingerprint
@@ -24,7 +25,6 @@ from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
 from lightning_advdef.evaluation.store import ResultStore, join_rows
 from lightning_advdef.evaluation.summary import summarise, validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
-from lightning_advdef.evaluation.verdict import verdict_flags
 from lightning_advdef.types import Batch
 
 _DOUBTFUL_ZERO_SHARE = 0.05  # some networks saturate on single images; more than that is masking

@@ -1,7 +1,8 @@
 """Defenses: one LightningModule each."""
 
+from lightning_advdef.defenses.adversarial_training import AdversarialTrainingModule
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.deep_defense import DeepDefenseModule
 from lightning_advdef.defenses.standard import StandardModule
 
-__all__ = ["DeepDefenseModule", "DefenseModule", "StandardModule"]
+__all__ = ["AdversarialTrainingModule", "DeepDefenseModule", "DefenseModule", "StandardModule"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate
 from lightning_advdef.attacks.lp_ball import lp_norm
+from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic, is_stochastic
 from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
-from lightning_advdef.evaluation.verdict import exact_arithmetic, is_stochastic, predictions
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Norm
 
@@ -137,5 +137,6 @@ class Judge:
     def _verdict(self, name: str, images: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
         """First prediction and share of correct draws."""
         draws = self.settings.draws if self.stochastic else 1
-        drawn = predictions(self.defense, images, rng.stream(name), draws)
+        logits = deployed_logits(self.defense, images, rng.stream(name), draws)
+        drawn = logits.argmax(dim=2)
         return {f"{name}/prediction": drawn[0], f"{name}/correct": (drawn == labels).float().mean(dim=0)}

@@ -12,7 +12,7 @@ from lightning_advdef.models.base import Classifier
 from lightning_advdef.models.initialization import kaiming_init
 from lightning_advdef.types import ImageSpec
 
-_BLOCKS = {18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3))}
+_BLOCKS = {10: (BasicBlock, (1, 1, 1, 1)), 18: (BasicBlock, (2, 2, 2, 2)), 50: (Bottleneck, (3, 4, 6, 3))}
 
 
 def _stage(block: type[BasicBlock | Bottleneck], channels: int, planes: int, depth: int, stride: int) -> nn.Sequential:
@@ -28,13 +28,13 @@ def _stage(block: type[BasicBlock | Bottleneck], channels: int, planes: int, dep
 
 
 class ResNet(Classifier):
-    """ResNet-18 or ResNet-50 with a 3x3 first layer and no first pooling, as usual for CIFAR.
+    """ResNet-10, 18 or 50 with a 3x3 first layer and no first pooling, as usual for CIFAR.
 
     Source: He et al., 2016, https://arxiv.org/abs/1512.03385; for 224x224 images use ``TorchvisionClassifier``.
 
     Args:
         spec: Shape, classes and pixel statistics of the data.
-        depth: 18 (512 features at the default width) or 50 (2048).
+        depth: 10 or 18 (512 features at the default width) or 50 (2048).
         width: Channels of the first stage; the others have 2, 4 and 8 times as many.
         normalization: ``[mean, std]`` in place of the statistics of the data set.
 
@@ -45,13 +45,13 @@ class ResNet(Classifier):
     def __init__(
         self,
         spec: ImageSpec,
-        depth: Literal[18, 50] = 18,
+        depth: Literal[10, 18, 50] = 18,
         width: int = 64,
         normalization: list[list[float]] | None = None,
     ) -> None:
         super().__init__(spec, normalization)
         if depth not in _BLOCKS or width < 1:
-            raise ValueError(f"ResNet needs depth 18 or 50 and width of at least 1, got depth={depth}, width={width}")
+            raise ValueError(f"ResNet needs depth 10, 18 or 50 and width >= 1, got depth={depth}, width={width}")
         block, depths = _BLOCKS[depth]
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv1=nn.Conv2d(spec.channels, width, kernel_size=3, padding=1, bias=False),

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lightning_advdef.attacks import BIM, FGM, FGSM, PGD, DeepFool, FullGradient
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import cross_entropy
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Recording, right, seeded
@@ -81,7 +82,7 @@ def test_the_network_has_learned_the_digits(peers):
 def test_gradients_have_the_signs_of_double_precision_even_where_the_network_is_sure(peers):
     def gradient(network, images):
         leaf = images.clone().requires_grad_()
-        return torch.autograd.grad(cross_entropy(network(leaf), peers.labels).sum(), leaf)[0]
+        return torch.autograd.grad(cross_entropy(network(leaf), Goal(peers.labels)).sum(), leaf)[0]
 
     double = gradient(copy.deepcopy(peers.network).double(), peers.images.double())
     different = gradient(peers.network, peers.images).sign() != double.sign()

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import logits_and_jacobian, loss_and_gradient, mean_loss
 from lightning_advdef.attacks.losses import LOSSES, cross_entropy
 from lightning_advdef.attacks.surrogates import FullGradient
@@ -48,30 +49,30 @@ def numerical_gradient(function, images, step=1e-4):
 def test_gradient_is_that_of_finite_differences(images, labels, rng, name):
     network = random_linear(4, 72).double()
     smooth = nn.Sequential(network, nn.Tanh())
-    found = loss_and_gradient(FullGradient(smooth), images.double(), labels, LOSSES[name], rng)
-    expected = numerical_gradient(lambda values: LOSSES[name](smooth(values), labels), images)
+    found = loss_and_gradient(FullGradient(smooth), images.double(), Goal(labels), LOSSES[name], rng)
+    expected = numerical_gradient(lambda values: LOSSES[name](smooth(values), Goal(labels)), images)
     # logits are rounded to float32 on the way
     torch.testing.assert_close(found.gradient, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_cross_entropy_gradient_of_a_linear_classifier_is_softmax_minus_one_hot(images, labels, rng):
     linear = random_linear(4, 72)
-    found = loss_and_gradient(FullGradient(linear), images, labels, cross_entropy, rng)
+    found = loss_and_gradient(FullGradient(linear), images, Goal(labels), cross_entropy, rng)
     with torch.no_grad():
         expected = (linear(images).softmax(dim=1) - F.one_hot(labels, 4)) @ linear.weight
     torch.testing.assert_close(found.gradient, expected.view_as(images))
 
 
 def test_images_do_not_influence_each_other(network, images, labels, rng):
-    together = loss_and_gradient(FullGradient(network), images, labels, cross_entropy, rng)
-    alone = loss_and_gradient(FullGradient(network), images[3:4], labels[3:4], cross_entropy, rng[3:4])
+    together = loss_and_gradient(FullGradient(network), images, Goal(labels), cross_entropy, rng)
+    alone = loss_and_gradient(FullGradient(network), images[3:4], Goal(labels[3:4]), cross_entropy, rng[3:4])
     for whole, part in zip(together, alone, strict=True):
         torch.testing.assert_close(whole[3:4], part)
 
 
 def test_the_loss_is_averaged_over_the_draws_and_not_the_logits(network, images, labels, rng):
     surrogate = Noisy(network)
-    found = loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    found = loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
     leaf = images.clone().requires_grad_()
     logits = surrogate.logits(leaf, rng)
     losses = sum(F.cross_entropy(draw, labels, reduction="none") for draw in logits) / 3
@@ -82,16 +83,16 @@ def test_the_loss_is_averaged_over_the_draws_and_not_the_logits(network, images,
 
 
 def test_auxiliary_loss_is_added(network, images, labels, rng):
-    plain = loss_and_gradient(FullGradient(network), images, labels, cross_entropy, rng)
-    added = loss_and_gradient(Brighter(network), images, labels, cross_entropy, rng)
+    plain = loss_and_gradient(FullGradient(network), images, Goal(labels), cross_entropy, rng)
+    added = loss_and_gradient(Brighter(network), images, Goal(labels), cross_entropy, rng)
     torch.testing.assert_close(added.loss, plain.loss + images.flatten(1).sum(dim=1) * labels)
     torch.testing.assert_close(added.gradient, plain.gradient + labels.view(-1, 1, 1, 1))
 
 
 def test_mean_loss_is_the_loss_that_is_differentiated(network, images, labels, rng):
     surrogate = Noisy(network)
-    found = loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
-    loss, logits = mean_loss(surrogate, images, labels, cross_entropy, rng)
+    found = loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
+    loss, logits = mean_loss(surrogate, images, Goal(labels), cross_entropy, rng)
     torch.testing.assert_close(loss, found.loss)
     torch.testing.assert_close(logits, found.logits)
 
@@ -122,7 +123,7 @@ def test_jacobian_is_averaged_over_the_draws(network, images, rng):
 
 
 def test_results_are_detached_and_the_images_untouched(network, images, labels, rng):
-    found = loss_and_gradient(FullGradient(network), images, labels, cross_entropy, rng)
+    found = loss_and_gradient(FullGradient(network), images, Goal(labels), cross_entropy, rng)
     jacobian = logits_and_jacobian(FullGradient(network), images, None, rng)
     assert not any(tensor.requires_grad for tensor in (*found, *jacobian, images))
 
@@ -130,7 +131,7 @@ def test_results_are_detached_and_the_images_untouched(network, images, labels, 
 def test_passes_are_booked_per_draw_and_class(network, images, labels, rng):
     surrogate = Noisy(network)
     passes = surrogate.start_counting(16, images.device)
-    loss_and_gradient(surrogate, images[:5], labels[:5], cross_entropy, rng[:5])
+    loss_and_gradient(surrogate, images[:5], Goal(labels[:5]), cross_entropy, rng[:5])
     logits_and_jacobian(surrogate, images[:2], torch.tensor([[0, 1]] * 2), rng[:2])
     assert passes.forward.tolist() == [6, 6, 3, 3, 3] + [0] * 11
     assert passes.backward.tolist() == [9, 9, 3, 3, 3] + [0] * 11
@@ -144,7 +145,7 @@ class Quantised(nn.Module):
 def test_a_cut_gradient_is_zero_and_booked_as_such(images, labels, rng):
     surrogate = FullGradient(Quantised())
     passes = surrogate.start_counting(16, images.device)
-    found = loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    found = loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
     _, jacobian = logits_and_jacobian(surrogate, images, None, rng)
     assert found.gradient.shape == images.shape
     assert jacobian.shape == (len(images), 4, *images.shape[1:])
@@ -156,5 +157,5 @@ def test_a_cut_gradient_is_zero_and_booked_as_such(images, labels, rng):
 def test_zero_gradients_are_not_booked_where_there_is_a_gradient(network, images, labels, rng):
     surrogate = FullGradient(network)
     passes = surrogate.start_counting(16, images.device)
-    loss_and_gradient(surrogate, images, labels, cross_entropy, rng)
+    loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
     assert not passes.zero_gradients.any()

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from lightning_advdef.attacks import BIM, FGSM, PGD, FullGradient, Undefended
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import LOSSES, cross_entropy
 from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.rng import SampleRNG
@@ -47,7 +48,7 @@ def test_one_step_of_full_length_without_random_start_is_fgsm(network, images, l
         # a surrogate that is not exact returns the last iterate wherever its loss is the highest
         found, expected = one(Recording(network, False), images, labels), FGSM(eps, norm)(network, images, labels)
         with torch.no_grad():
-            higher = cross_entropy(network(expected), labels) > cross_entropy(network(images), labels)
+            higher = cross_entropy(network(expected), Goal(labels)) > cross_entropy(network(images), Goal(labels))
         assert higher.sum() > 10
         torch.testing.assert_close(found[higher], expected[higher])
 
@@ -61,7 +62,7 @@ def test_steps_follow_the_formula(network, images, labels):
     for seen in recording.seen:
         torch.testing.assert_close(seen, iterate)
         leaf = seen.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(network(leaf), labels).sum(), leaf)
+        (gradient,) = torch.autograd.grad(cross_entropy(network(leaf), Goal(labels)).sum(), leaf)
         iterate = torch.min(torch.max(seen + size * gradient.sign(), images - eps), images + eps).clamp(0, 1)
     assert len(recording.seen) == 6
 
@@ -126,7 +127,7 @@ def test_the_highest_loss_need_not_be_the_last_iterate(network, images, labels):
     attack = PGD(0.3, steps=8, step_size=0.15, restarts=2)
     found = attack(recording, images, labels)
     with torch.no_grad():
-        losses = torch.stack([cross_entropy(network(seen), labels) for seen in recording.seen])
+        losses = torch.stack([cross_entropy(network(seen), Goal(labels)) for seen in recording.seen])
     best = losses.argmax(dim=0)
     assert torch.equal(found, torch.stack(recording.seen)[best, torch.arange(16)])
     assert (best != 8).any()
@@ -269,7 +270,7 @@ def test_in_training_the_strongest_image_is_returned(network, images, labels):
     surrogate.strongest = True
     attack = PGD(0.3, steps=5, random_start=False)
     judged, strongest = attack(network, images, labels), attack(surrogate, images, labels)
-    losses = [cross_entropy(network.eval()(found), labels) for found in (judged, strongest)]
+    losses = [cross_entropy(network.eval()(found), Goal(labels)) for found in (judged, strongest)]
     assert (losses[1] >= losses[0] - 1e-5).all()
     assert losses[1].mean() > losses[0].mean() + 1e-3
 

@@ -179,7 +179,7 @@ def test_small_images_are_refused_in_one_sentence(make, size):
     ("make", "message"),
     [
         (lambda: MLP(MNIST, hidden=[0]), "hidden"),
-        (lambda: ResNet(MNIST, depth=34), "depth 18 or 50"),
+        (lambda: ResNet(MNIST, depth=34), "depth 10, 18 or 50"),
         (lambda: VGG(CIFAR, depth=12), "depth 11, 13, 16 or 19"),
         (lambda: MLP(CIFAR, normalization=[[0.5, 0.5], [1.0]]), "1 or 3 values"),
         (lambda: MLP(CIFAR, normalization=[[0.5], [0.0]]), "std > 0"),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Access, Defense
 
@@ -72,9 +73,14 @@ class Surrogate(ABC):
         fixed_shape: Set in strict mode: no image may leave the batch, so that its shape never changes.
         working: Where a fixed shape keeps finished images in the batch: which images are not finished, bool, shape
             ``(N,)`` over the rows of the whole batch. Passes are booked for these alone.
+        enlisted: The same for a part of a cascade, which sets it from outside: which images the part is run for.
         random: Set where the defense was found to answer differently when asked again.
         strongest: Set where the adversarial images themselves are wanted, as in training: no image is final when it is
             misclassified, and the iterate of highest loss is returned.
+        search_dtype: What the network computes in while the attack searches; ``torch.bfloat16`` is faster, and then
+            every success is confirmed in float32.
+        max_rows: Most images times draws times gradients that one pass may hold; None for no bound.
+        ledger: Further columns ``(N, ...)`` that an attack wants to be stored with each image.
     """
 
     access: ClassVar[Access]
@@ -84,8 +90,12 @@ class Surrogate(ABC):
         self.defense = as_defense(defense)
         self.fixed_shape = False
         self.working: Tensor | None = None
+        self.enlisted: Tensor | None = None
         self.random = bool(self.defense.stochastic)
         self.strongest = False
+        self.search_dtype = torch.float32
+        self.max_rows: int | None = None
+        self.ledger: dict[str, Tensor] = {}
         self.passes: Passes | None = None
         self._saw_nan: Tensor | None = None
 
@@ -111,11 +121,42 @@ class Surrogate(ABC):
 
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits ``(S, N, K)``; books ``S`` forward passes per image."""
+        if self.search_dtype == torch.float32:
+            return self._forward(images, rng)
+        # weights change between regions of autocast, so no copy of them may be kept
+        with torch.autocast(images.device.type, self.search_dtype, cache_enabled=False):
+            return self._forward(images, rng)
+
+    def _forward(self, images: Tensor, rng: SampleRNG) -> Tensor:
         if self.passes is not None:
             self.passes.forward.index_add_(0, rng.rows, self._booked(rng, self.draws))
         logits = self.logits(images, rng)
         self.watch(logits)
         return logits
+
+    def fooled(self, images: Tensor, logits: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """Whether images reach the goal, bool, shape ``(N,)``.
+
+        Args:
+            images: What was asked about, shape ``(N, C, H, W)``.
+            logits: The answer, shape ``(N, K)``.
+            goal: What is wanted of them.
+            rng: The rows' random numbers for this step.
+        """
+        reached = goal.reached(logits)
+        if self.search_dtype == torch.float32 or not self.exact:
+            return reached
+        rows = reached.nonzero().squeeze(1)
+        if len(rows):
+            with torch.no_grad():
+                sure = self._forward(images[rows], rng[rows]).mean(dim=0)
+            reached[rows] = goal[rows].reached(sure)
+        return reached
+
+    def chunks(self, count: int, copies: int) -> list[slice]:
+        """Rows of a batch of ``count`` images that may pass together, each image in so many ``copies``."""
+        size = max(1, count if self.max_rows is None else self.max_rows // copies)
+        return [slice(first, first + size) for first in range(0, max(1, count), size)]
 
     def watch(self, values: Tensor) -> None:
         """Remembers NaN in logits or gradients, which a sign or a maximum would hide; costs no device sync."""
@@ -152,7 +193,9 @@ class Surrogate(ABC):
 
     def _booked(self, rng: SampleRNG, times: int) -> Tensor:
         booked = torch.full_like(rng.rows, times)
-        return booked if self.working is None else booked * self.working[rng.rows]
+        for mask in (self.working, self.enlisted):
+            booked = booked if mask is None else booked * mask[rng.rows]
+        return booked
 
     def start_counting(self, count: int, device: torch.device) -> Passes:
         """Resets the books for a batch of ``count`` images and returns them."""

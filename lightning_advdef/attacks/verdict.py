@@ -33,8 +33,8 @@ def exact_arithmetic() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, convolution
 
 
-def predictions(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor:
-    """Classes that the deployed defense gives, on fresh draws.
+def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor:
+    """What the deployed defense answers, on fresh draws.
 
     Args:
         defense: The defense or any network.
@@ -43,11 +43,11 @@ def predictions(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int =
         draws: Independent passes, for a stochastic defense.
 
     Returns:
-        Classes, int64, shape ``(draws, N)``.
+        Logits, float32, shape ``(draws, N, K)``.
     """
     deployed = as_defense(defense)
     with attack_mode(defense), torch.no_grad(), exact_arithmetic():
-        return torch.stack([deployed(images, rng.stream("grading", draw)).argmax(dim=1) for draw in range(draws)])
+        return torch.stack([deployed(images, rng.stream("grading", draw)).float() for draw in range(draws)])
 
 
 def is_stochastic(defense: nn.Module, images: Tensor, rng: SampleRNG) -> bool:
