@@ -4,6 +4,7 @@ from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNorm
 from lightning_advdef.attacks.bisection import Bisection
 from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fgsm import FGM, FGSM
+from lightning_advdef.attacks.mim import MIM
 from lightning_advdef.attacks.pgd import BIM, PGD
 from lightning_advdef.attacks.surrogates import FullGradient, Surrogate, SurrogateFactory, Undefended
 
@@ -11,6 +12,7 @@ __all__ = [
     "BIM",
     "FGM",
     "FGSM",
+    "MIM",
     "PGD",
     "Attack",
     "Bisection",

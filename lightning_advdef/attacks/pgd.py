@@ -90,6 +90,7 @@ class PGD(FixedBudgetAttack):
         loss = LOSSES[self.loss]
         iterates = self._start(surrogate, images[rows], goal[rows], rng[rows], ball[rows])
         every = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        direction: Tensor | None = None
         for step in range(self.steps):
             if surrogate.exact and surrogate.fixed_shape:
                 surrogate.working = ~best.decided
@@ -97,10 +98,11 @@ class PGD(FixedBudgetAttack):
             found = loss_and_gradient(surrogate, iterates, goal[rows], loss, stream)
             fooled = surrogate.fooled(iterates, found.logits, goal[rows], stream)
             best.update(rows, iterates, found.loss, fooled)
-            iterates = self._step(images[rows], iterates, found.gradient, ball[rows])
+            direction = self._direction(found.gradient, direction)
+            iterates = self._step(images[rows], iterates, direction, ball[rows])
             if surrogate.may_compact and step % every == 0:
                 keep = ~best.decided[rows]
-                rows, iterates = rows[keep], iterates[keep]
+                rows, iterates, direction = rows[keep], iterates[keep], direction[keep]
                 if not len(rows):
                     return
         with torch.no_grad():
@@ -117,9 +119,13 @@ class PGD(FixedBudgetAttack):
             return images
         return self.clip(images + ball.random(rng.stream("start"), images.shape[1:]))
 
-    def _step(self, images: Tensor, iterates: Tensor, gradient: Tensor, ball: LpBall) -> Tensor:
+    def _direction(self, gradient: Tensor, previous: Tensor | None) -> Tensor:
+        """What the step follows, ``(M, C, H, W)``, given what the step before followed (None at the first)."""
+        return gradient
+
+    def _step(self, images: Tensor, iterates: Tensor, direction: Tensor, ball: LpBall) -> Tensor:
         length = ball.radius * (self.relative_step / self.steps) if self.step_size is None else self.step_size
-        moved = iterates + length * ball.steepest(gradient)
+        moved = iterates + length * ball.steepest(direction)
         return self.clip(images + ball.project(moved - images))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import lightning_advdef.attacks as attacks
-from lightning_advdef.attacks import BIM, FGM, FGSM, PGD, Attack, Bisection, DeepFool, FullGradient
+from lightning_advdef.attacks import BIM, FGM, FGSM, MIM, PGD, Attack, Bisection, DeepFool, FullGradient
 
 EXPORTED = [
     attack
@@ -20,6 +20,7 @@ SETTINGS = {
     PGD: [PGD(eps, norm, steps=6, restarts=2) for norm, eps in BUDGETS.items()]
     + [PGD("8/255", steps=6, step_size="2/255", loss="margin")],
     BIM: [BIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
+    MIM: [MIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
