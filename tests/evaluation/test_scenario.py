@@ -1,12 +1,72 @@
-"""Names of scenarios are keys of the result file."""
+"""Names of scenarios are keys of the result file; adaptive ones become one row per surrogate of the defense."""
+
+import functools
 
 import pytest
+from torch import nn
 
-from lightning_advdef.attacks import FGSM
-from lightning_advdef.evaluation import Scenario
+from lightning_advdef.attacks import FGSM, FullGradient, Undefended
+from lightning_advdef.evaluation import Scenario, expand
+
+ATTACK = FGSM(0.1)
+
+
+class Adaptive(nn.Module):
+    """A defense that names the surrogates it is given."""
+
+    stochastic = False
+
+    def __init__(self, **entries):
+        super().__init__()
+        self.entries = entries
+
+    def adaptive_surrogates(self):
+        return self.entries
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "clean"])
 def test_names_that_would_spoil_the_result_are_refused(name):
     with pytest.raises(ValueError, match="name"):
         Scenario(name, FGSM(0.1))
+
+
+def test_an_adaptive_scenario_becomes_one_row_per_surrogate_of_the_defense():
+    defense = Adaptive(whole=FullGradient, bare=Undefended)
+    scenarios = [Scenario("before", ATTACK), Scenario("suite", ATTACK, "adaptive"), Scenario("after", ATTACK)]
+    rows = expand(scenarios, defense)
+    assert [row.name for row in rows] == ["before", "suite/whole", "suite/bare", "after"]
+    assert [type(row.bind(defense)) for row in rows] == [FullGradient, FullGradient, Undefended, FullGradient]
+    assert all(row.attack is ATTACK for row in rows)
+
+
+@pytest.mark.parametrize("defense", [Adaptive(), nn.Identity()], ids=["defense", "network"])
+def test_a_defense_that_names_none_is_attacked_through_its_full_gradient(defense):
+    (row,) = expand([Scenario("suite", ATTACK, "adaptive")], defense)
+    assert row == Scenario("suite", ATTACK)
+    assert type(row.bind(defense)) is FullGradient
+
+
+def test_expanding_twice_changes_nothing():
+    defense = Adaptive(whole=FullGradient)
+    rows = expand([Scenario("suite", ATTACK, "adaptive"), Scenario("gray", ATTACK, Undefended)], defense)
+    assert expand(rows, defense) == rows
+
+
+def test_two_rows_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="named 'suite/a'"):
+        expand([Scenario("suite", ATTACK, "adaptive")] * 2, Adaptive(a=FullGradient))
+
+
+def test_an_entry_whose_name_would_spoil_the_result_is_refused():
+    with pytest.raises(ValueError, match="name"):
+        expand([Scenario("suite", ATTACK, "adaptive")], Adaptive(**{"a b": FullGradient}))
+
+
+def test_a_scenario_that_was_not_expanded_is_not_run():
+    with pytest.raises(ValueError, match="expand"):
+        Scenario("suite", ATTACK, "adaptive").bind(Adaptive(a=FullGradient))
+
+
+def test_settings_of_a_surrogate_may_be_bound():
+    factory = functools.partial(Undefended)
+    assert type(Scenario("a", ATTACK, factory).bind(nn.Identity())) is Undefended
