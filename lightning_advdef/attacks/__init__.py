@@ -1,5 +1,6 @@
 """Attacks: settings at construction, ``attack(surrogate, images, labels, rng) -> images`` at call."""
 
+from lightning_advdef.attacks.apgd import APGD, TargetedAPGD
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.bisection import Bisection
 from lightning_advdef.attacks.deepfool import DeepFool
@@ -9,6 +10,7 @@ from lightning_advdef.attacks.pgd import BIM, PGD
 from lightning_advdef.attacks.surrogates import FullGradient, Surrogate, SurrogateFactory, Undefended
 
 __all__ = [
+    "APGD",
     "BIM",
     "FGM",
     "FGSM",
@@ -22,5 +24,6 @@ __all__ = [
     "MinimalNormAttack",
     "Surrogate",
     "SurrogateFactory",
+    "TargetedAPGD",
     "Undefended",
 ]

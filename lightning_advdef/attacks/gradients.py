@@ -26,7 +26,8 @@ def mean_loss(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Loss, rng:
 
     The surrogate's auxiliary loss (adaptive attacks) is added.
     """
-    logits = surrogate(images, rng).float()
+    logits = surrogate(images, rng)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = torch.stack([loss(draw, goal) for draw in logits]).mean(dim=0)
     auxiliary = surrogate.auxiliary(images, goal.labels, rng)
     return (losses if auxiliary is None else losses + auxiliary), logits.mean(dim=0)

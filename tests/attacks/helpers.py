@@ -6,7 +6,19 @@ import torch
 from torch import nn
 
 import lightning_advdef.attacks as attacks
-from lightning_advdef.attacks import BIM, FGM, FGSM, MIM, PGD, Attack, Bisection, DeepFool, FullGradient
+from lightning_advdef.attacks import (
+    APGD,
+    BIM,
+    FGM,
+    FGSM,
+    MIM,
+    PGD,
+    Attack,
+    Bisection,
+    DeepFool,
+    FullGradient,
+    TargetedAPGD,
+)
 
 EXPORTED = [
     attack
@@ -15,6 +27,9 @@ EXPORTED = [
 ]
 BUDGETS = {"linf": 0.05, "l2": 0.3, "l1": 1.0}
 SETTINGS = {
+    APGD: [APGD(eps, norm, steps=8, restarts=2) for norm, eps in BUDGETS.items() if norm in APGD.norms]
+    + [APGD(0.05, steps=8, loss="dlr", start=BIM(0.03, steps=2))],
+    TargetedAPGD: [TargetedAPGD(eps, norm, steps=6) for norm, eps in BUDGETS.items() if norm in TargetedAPGD.norms],
     FGSM: [FGSM(eps, norm) for norm, eps in BUDGETS.items()],
     FGM: [FGM(eps, norm) for norm, eps in BUDGETS.items()],
     PGD: [PGD(eps, norm, steps=6, restarts=2) for norm, eps in BUDGETS.items()]
@@ -34,7 +49,8 @@ def name_of(attack):
 
 
 def is_random(attack):
-    return getattr(getattr(attack, "attack", attack), "random_start", False)
+    inner = getattr(attack, "attack", attack)
+    return getattr(inner, "random_start", isinstance(inner, APGD) and inner.start is None)
 
 
 class Linear(nn.Module):

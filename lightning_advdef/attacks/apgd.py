@@ -1,0 +1,305 @@
+"""APGD and targeted APGD: projected gradient ascent that chooses its own step size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
+from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
+from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.losses import LOSSES, LossName
+from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Norm
+
+_MOMENTUM = 0.75  # alpha of Eq. 3; the first step has none
+_TINY = 1e-12  # the authors' constant below the norm of the start noise
+_STEPS_BETWEEN_SYNCS = 5  # as in PGD: on a GPU, asking which images are done costs more than a few rows
+
+
+def checkpoint_gaps(steps: int) -> dict[int, int]:
+    """Numbers of finished steps at which the step size is looked at, and how many steps each look covers.
+
+    Source: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, section 3.3, rounded as the authors' code does: gaps
+    of 22% of the steps at first, each 3% shorter than the one before, and at least 6%. For 100 steps they are after
+    22, 41, 57, 70, 80, 87, 93 and 99.
+    """
+    gap, shrink, smallest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
+    gaps, finished = {}, gap
+    while finished <= steps:
+        gaps[finished] = gap
+        gap = max(gap - shrink, smallest)
+        finished += gap
+    return gaps
+
+
+@dataclass
+class _Climb:
+    """One run: where every image still in the batch is, the best it has seen, and the length of its next step."""
+
+    rows: Tensor
+    images: Tensor
+    goal: Goal
+    rng: SampleRNG
+    ball: LpBall
+    low: Tensor
+    high: Tensor
+    iterates: Tensor
+    previous: Tensor
+    gradient: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_loss: Tensor
+    decided: Tensor
+    step_size: Tensor
+    loss: Tensor
+    rises: Tensor
+    halved: Tensor
+    best_loss_at_checkpoint: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall, box: bool) -> _Climb:
+        """A climb that stands at the images themselves and has seen nothing."""
+        nothing = images.new_zeros(len(rows))
+        # the ball of linf is a box itself, so that one clamp goes to the nearest point inside both
+        reach = ball.radius if ball.norm == "linf" else images.new_full((len(rows), 1, 1, 1), float("inf"))
+        low, high = (images - reach, images + reach) if ball.norm == "linf" else (-reach, reach)
+        return cls(
+            rows=rows,
+            images=images,
+            goal=goal,
+            rng=rng,
+            ball=ball,
+            low=low.clamp_min(0) if box else low,
+            high=high.clamp_max(1) if box else high,
+            iterates=images,
+            previous=images,
+            gradient=images,
+            best=images,
+            best_gradient=images,
+            best_loss=nothing - float("inf"),
+            decided=torch.zeros_like(rows, dtype=torch.bool),
+            step_size=2 * ball.eps,
+            # the authors' history of losses begins with a row of zeros in place of the start point's loss
+            loss=nothing,
+            rises=nothing,
+            # the second condition cannot hold at the first checkpoint
+            halved=torch.ones_like(rows, dtype=torch.bool),
+            best_loss_at_checkpoint=nothing,
+        )
+
+    def keep(self, kept: Tensor) -> None:
+        """Forgets all images but those at these positions, int64."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name)[kept])
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Points moved into the ball and then into the pixel box, which never leaves the ball."""
+        if self.ball.norm != "linf":
+            points = self.images + self.ball.project(points - self.images)
+        return points.clamp(self.low, self.high)
+
+    def move(self, momentum: float) -> None:
+        """One step of algorithm 1, lines 7 and 8."""
+        ahead = torch.addcmul(self.iterates, per_image(self.step_size), self.ball.steepest(self.gradient))
+        moved = torch.lerp(self.iterates, self.inside(ahead), momentum)
+        moved.add_(self.iterates - self.previous, alpha=1 - momentum)
+        self.previous, self.iterates = self.iterates, self.inside(moved)
+
+    def record(self, found: LossGradient, fooled: Tensor) -> None:
+        """Keeps what was found at the iterates, if it is the best so far or (``fooled``) decides the image."""
+        better = ((found.loss > self.best_loss) | fooled) & ~self.decided
+        self.gradient = found.gradient
+        self.best = torch.where(per_image(better), self.iterates, self.best)
+        self.best_gradient = torch.where(per_image(better), found.gradient, self.best_gradient)
+        self.best_loss = torch.where(better, found.loss, self.best_loss)
+        self.decided = self.decided | fooled
+
+    def compare(self, loss: Tensor) -> None:
+        """Counts whether the loss rose."""
+        self.rises = self.rises + (loss > self.loss)
+        self.loss = loss
+
+    def look_back(self, gap: int, rho: float) -> None:
+        """At a checkpoint: where the loss rose too rarely or got stuck, back to the best point with half the step.
+
+        As in the authors' code, the previous point stays, so the next step's momentum leads from it to the best point.
+        """
+        stuck = ~self.halved & (self.best_loss_at_checkpoint >= self.best_loss)
+        self.halved = (self.rises <= rho * gap) | stuck
+        self.best_loss_at_checkpoint = self.best_loss
+        self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
+        self.iterates = torch.where(per_image(self.halved), self.best, self.iterates)
+        self.gradient = torch.where(per_image(self.halved), self.best_gradient, self.gradient)
+        self.rises = torch.zeros_like(self.rises)
+
+
+@dataclass(frozen=True)
+class APGD(FixedBudgetAttack):
+    """Auto-PGD: gradient ascent with momentum that halves its step size when the loss stops rising.
+
+    Source: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, algorithm 1, with the conventions of the authors'
+    code where the paper is silent. Costs ``steps`` gradients and one forward pass per image and restart; images that
+    are fooled leave where that cannot change the verdict.
+
+    Note:
+        Departures from the authors' code: the point after the last step is only classified, its gradient being of no
+        use; a fooled image leaves with the first point that fools the network, where the authors go on and return the
+        last; where nothing fools it, the point of highest loss is returned instead of the image; images that are
+        misclassified from the start are attacked like others; a surrogate with several draws is judged by their mean,
+        not by the last of them; and gradients too small to be squared still give an l2 step of full length.
+
+    Args:
+        steps: Gradient steps of each restart.
+        loss: What is maximised.
+        restarts: Runs from new starts, on the images not fooled so far.
+        rho: Share of the steps between two checkpoints at which the loss has to rise, or the step size is halved.
+        start: Attack whose result is where the search begins, projected onto the ball, in place of a random start.
+    """
+
+    targetable: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+
+    steps: int = 100
+    loss: LossName = "cross_entropy"
+    restarts: int = 1
+    rho: float = 0.75
+    start: Attack | None = None
+
+    def __post_init__(self) -> None:
+        """Checks steps, restarts and rho."""
+        super().__post_init__()
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        if not 0 <= self.rho <= 1:
+            raise ValueError(f"rho is a share of the steps and must lie in 0..1, got {self.rho}")
+
+    def cost(self, classes: int) -> Cost:
+        """A gradient per step and a last look, for each restart; and what the start costs."""
+        own = Cost(self.steps + 1, self.steps)
+        return (own if self.start is None else own.plus(self.start.cost(classes))).times(self.restarts)
+
+    def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
+        """Runs all restarts; an image decided by an earlier one is left alone."""
+        best = BestIterates(images, surrogate.exact)
+        self._restart(surrogate, images, goal, rng, ball, best)
+        return best.images
+
+    def _restart(
+        self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall, best: BestIterates
+    ) -> None:
+        """All restarts towards one goal; what they find goes to ``best``."""
+        for restart in range(self.restarts):
+            if best.decided.all():
+                return
+            rows = torch.arange(len(images), device=images.device)
+            if surrogate.may_compact:
+                rows = rows[~best.decided]
+            stream = rng[rows].stream("restart", restart)
+            climb = _Climb.of(rows, images[rows], goal[rows], stream, ball[rows], self.box)
+            climb.decided = best.decided[rows]
+            climb.iterates = climb.previous = self._start(surrogate, climb)
+            self._run(surrogate, climb, best)
+            surrogate.working = None
+
+    def _start(self, surrogate: Surrogate, climb: _Climb) -> Tensor:
+        """The other attack's result, or noise that touches the sphere (for linf, in one pixel at least)."""
+        stream = climb.rng.stream("start")
+        if self.start is not None:
+            return climb.inside(self.start.perturb(surrogate, climb.images, climb.goal, stream))
+        shape = climb.images.shape[1:]
+        noise = stream.uniform(*shape, low=-1.0, high=1.0) if self.norm == "linf" else stream.normal(*shape)
+        noise = noise / (per_image(lp_norm(noise, self.norm)) + _TINY)
+        return self.clip(climb.images + climb.ball.radius * noise)
+
+    def _run(self, surrogate: Surrogate, climb: _Climb, best: BestIterates) -> None:
+        """One run to its end, or until every image is decided."""
+        gaps = checkpoint_gaps(self.steps)
+        every = 1 if climb.images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        for step in range(self.steps + 1):
+            if surrogate.exact and surrogate.fixed_shape:
+                surrogate.working = ~climb.decided
+            self._look(surrogate, climb, step)
+            if surrogate.exact and step % every == 0 and self._all_left(climb, surrogate.may_compact, best):
+                break
+            if step in gaps:
+                climb.look_back(gaps[step], self.rho)
+            if step < self.steps:
+                climb.move(_MOMENTUM if step else 1.0)
+        best.update(climb.rows, climb.best, climb.best_loss, climb.decided)
+
+    def _look(self, surrogate: Surrogate, climb: _Climb, step: int) -> None:
+        """Asks the surrogate about the iterates, for the last time without a gradient."""
+        stream, loss = climb.rng.stream("step", step), LOSSES[self.loss]
+        if step < self.steps:
+            found = loss_and_gradient(surrogate, climb.iterates, climb.goal, loss, stream)
+        else:
+            with torch.no_grad():
+                last, logits = mean_loss(surrogate, climb.iterates, climb.goal, loss, stream)
+            found = LossGradient(last, climb.gradient, logits)
+        fooled = surrogate.fooled(climb.iterates, found.logits, climb.goal, stream)
+        climb.record(found, fooled if surrogate.exact else torch.zeros_like(fooled))
+        if step:
+            climb.compare(found.loss)
+
+    def _all_left(self, climb: _Climb, compact: bool, best: BestIterates) -> bool:
+        """Whether no image needs more work; decided ones leave the batch if they may."""
+        kept = (~climb.decided).nonzero().squeeze(1)
+        if compact and 0 < len(kept) < len(climb.rows):
+            left = climb.decided.nonzero().squeeze(1)
+            best.update(climb.rows[left], climb.best[left], climb.best_loss[left], climb.decided[left])
+            climb.keep(kept)
+        return not len(kept)
+
+
+@dataclass(frozen=True)
+class TargetedAPGD(APGD):
+    """APGD towards each of the most likely wrong classes in turn; every wrong class counts as success.
+
+    Source: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, section 4.2, Eq. 7 (APGD-T). The classes are those
+    the clean image ranks highest, the true one left out. Images fooled on the way to one are not sent to the next.
+
+    Note:
+        The classes are ranked once, where the authors' code ranks them again for each target; an image that this pass
+        finds misclassified is returned as it is, as by the authors. With fewer than four classes, see
+        :func:`lightning_advdef.attacks.losses.dlr`.
+
+    Args:
+        loss: What is maximised.
+        targets: Wrong classes to try, at most all.
+    """
+
+    targetable: ClassVar[bool] = False
+
+    loss: LossName = "dlr"
+    targets: int = 9
+
+    def __post_init__(self) -> None:
+        """Checks the number of targets, too."""
+        super().__post_init__()
+        if self.targets < 1:
+            raise ValueError(f"targets must be at least 1, got {self.targets}")
+
+    def cost(self, classes: int) -> Cost:
+        """A pass that ranks the classes, then APGD for each target."""
+        return Cost(1, 0).plus(super().cost(classes).times(min(self.targets, classes - 1)))
+
+    def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
+        """Ranks the classes, then runs towards one after the other."""
+        best, stream = BestIterates(images, surrogate.exact), rng.stream("rank")
+        with torch.no_grad():
+            logits = surrogate(images, stream).float().mean(dim=0)
+        if surrogate.exact:
+            best.decided |= surrogate.fooled(images, logits, goal, stream)
+        wrong = logits.scatter(1, goal.labels.unsqueeze(1), float("-inf"))
+        targets = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices
+        for rank in range(targets.shape[1]):
+            self._restart(surrogate, images, goal.towards(targets[:, rank]), rng.stream("target", rank), ball, best)
+        return best.images
