@@ -4,10 +4,16 @@ VENV := .venv
 ifdef PYTHON
 BIN := $(dir $(PYTHON))
 READY :=
+PEERS :=
 else
 BIN := $(VENV)/bin/
-READY := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+CHECKSUM := $(shell cksum < pyproject.toml | cut -d' ' -f1)
+READY := $(VENV)/.installed-$(CHECKSUM)
+PEERS := $(VENV)/.peers-$(CHECKSUM)
 endif
+
+# a first impression in minutes; benchmarks/README.md has the commands of the full comparison
+BENCH_ATTACKS := --images 50 --seeds 1 --attacks FGSM BIM PGD MIM APGD APGD-DLR APGD-T FAB-norm DeepFool DDN FMN
 
 ADVDEF := $(BIN)python -m lightning_advdef
 
@@ -28,10 +34,11 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)python -m pytest -m "not gpu"
 
-bench: $(READY)
+bench: $(READY) $(PEERS)
 	$(BIN)python -m benchmarks.bench_data
 	$(BIN)python -m benchmarks.bench_rng
 	$(BIN)python -m benchmarks.bench_deep_defense
+	$(BIN)python -m benchmarks.bench_attacks $(BENCH_ATTACKS)
 
 lint: $(READY)
 	$(BIN)ruff check .
@@ -47,6 +54,13 @@ $(VENV)/.installed-%:
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	rm -f $(VENV)/.installed-*
+	touch $@
+
+# torchattacks pins a version of requests that is years old, so it comes without its dependencies.
+$(VENV)/.peers-%: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'torchattacks>=3.5.1'
+	rm -f $(VENV)/.peers-*
 	touch $@
 
 clean:
