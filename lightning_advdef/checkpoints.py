@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import importlib
 import inspect
 import pickle
@@ -45,6 +46,19 @@ def plain(value: Any) -> Any:
         arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return plain(type(value)) | {"init_args": plain(arguments)}
     return _DROPPED
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor of any dtype."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + tensor_bytes(value))
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2", "l1"]
 Access = Literal["white", "bpda", "gray", "transfer", "query", "adaptive"]
+
+
+Purify = Callable[[Tensor, "SampleRNG"], Tensor]
 
 
 class Batch(NamedTuple):
@@ -67,6 +70,12 @@ class Defense(Protocol):
 
     def __call__(self, images: Tensor, rng: SampleRNG | None = None) -> Tensor:
         """Logits ``(N, K)`` of the deployed defense."""
+
+    def purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """The test-time part before the classifier, images to images; the identity if there is none."""
+
+    def deploy(self, images: Tensor, rng: SampleRNG, purify: Purify) -> Tensor:
+        """What the deployed defense answers with ``purify`` in the place of its own, votes included."""
 
     def adaptive_surrogates(self) -> Mapping[str, Any]:
         """Surrogates that an attacker who knows this defense would use, by name."""

@@ -7,11 +7,21 @@ from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fgsm import FGM, FGSM
 from lightning_advdef.attacks.mim import MIM
 from lightning_advdef.attacks.pgd import BIM, PGD
-from lightning_advdef.attacks.surrogates import FullGradient, Surrogate, SurrogateFactory, Undefended
+from lightning_advdef.attacks.surrogates import (
+    BPDA,
+    EOT,
+    FullGradient,
+    Surrogate,
+    SurrogateFactory,
+    Transfer,
+    Undefended,
+)
 
 __all__ = [
     "APGD",
     "BIM",
+    "BPDA",
+    "EOT",
     "FGM",
     "FGSM",
     "MIM",
@@ -25,5 +35,6 @@ __all__ = [
     "Surrogate",
     "SurrogateFactory",
     "TargetedAPGD",
+    "Transfer",
     "Undefended",
 ]

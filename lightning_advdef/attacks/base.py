@@ -28,14 +28,14 @@ def within_budget(sizes: Tensor, eps: float) -> Tensor:
 
 
 @contextmanager
-def attack_mode(module: nn.Module) -> Iterator[None]:
+def attack_mode(*modules: nn.Module) -> Iterator[None]:
     """Evaluation mode, frozen parameters and autograd, even inside Lightning's inference mode; all put back after.
 
     The mode of every submodule is stored and restored one by one, because a plain ``train()`` would thaw frozen
     BatchNorm layers.
     """
-    modes = [(child, child.training) for child in module.modules()]
-    thawed = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    modes = [(child, child.training) for module in modules for child in module.modules()]
+    thawed = [each for module in modules for each in module.parameters() if each.requires_grad]
     for child, _ in modes:
         child.training = False
     for parameter in thawed:
@@ -122,7 +122,7 @@ class Attack(ABC):
         if rng is not None and len(rng) != len(images):
             raise ValueError(f"rng must belong to these {len(images)} images, got one for {len(rng)}: use rng[mask]")
         target = as_surrogate(surrogate)
-        with attack_mode(target.module):
+        with attack_mode(*target.modules):
             # tensors made in inference mode cannot be saved for backward: all of them are copied
             clean = images.detach().clone()
             goal = Goal(labels.clone(), None if target_labels is None else target_labels.clone())

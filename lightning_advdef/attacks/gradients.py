@@ -28,7 +28,9 @@ def mean_loss(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Loss, rng:
     """
     logits = surrogate(images, rng)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = torch.stack([loss(draw, goal) for draw in logits]).mean(dim=0)
+    draws, count = logits.shape[:2]
+    stacked = goal if draws == 1 else goal[torch.arange(count, device=logits.device).repeat(draws)]
+    losses = loss(logits.flatten(0, 1), stacked).view(draws, count).mean(dim=0)
     auxiliary = surrogate.auxiliary(images, goal.labels, rng)
     return (losses if auxiliary is None else losses + auxiliary), logits.mean(dim=0)
 

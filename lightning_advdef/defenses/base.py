@@ -19,7 +19,7 @@ from lightning_advdef.data import DataModule, get_spec
 from lightning_advdef.metrics import IndexedAccuracy
 from lightning_advdef.models import Classifier, NetworkFactory
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Batch
+from lightning_advdef.types import Batch, Purify
 
 
 def _global_seed() -> int:
@@ -30,7 +30,8 @@ def _global_seed() -> int:
 class DefenseModule(LightningModule):
     """Base of all defenses.
 
-    A training-time method overrides ``loss``; a test-time method overrides ``purify``.
+    A training-time method overrides ``loss``; a test-time method overrides ``purify``, and ``classify`` or ``deploy``
+    where it needs more; not ``forward``, since attackers who replace the purifier call ``deploy``.
 
     Args:
         network: Architecture, called with the data set's ``ImageSpec``.
@@ -99,12 +100,15 @@ class DefenseModule(LightningModule):
 
     def forward(self, images: Tensor, rng: SampleRNG | None = None) -> Tensor:
         """Logits ``(N, K)`` of the deployed defense; with votes, the log of the mean softmax over the draws."""
-        rng = SampleRNG.default(images) if rng is None else rng
+        return self.deploy(images, SampleRNG.default(images) if rng is None else rng, self.purify)
+
+    def deploy(self, images: Tensor, rng: SampleRNG, purify: Purify) -> Tensor:
+        """The forward pass with ``purify`` in the place of the defense's own, as BPDA needs it."""
         if self.votes == 1:
-            return self.classify(self.purify(images, rng))
+            return self.classify(purify(images, rng))
         draws = SampleRNG.cat([rng.stream("vote", vote) for vote in range(self.votes)])
         repeated = images.repeat(self.votes, 1, 1, 1)
-        logits = self.classify(self.purify(repeated, draws)).view(self.votes, len(images), -1)
+        logits = self.classify(purify(repeated, draws)).view(self.votes, len(images), -1)
         return logits.log_softmax(dim=-1).logsumexp(dim=0) - torch.tensor(self.votes).log()
 
     def calibrate(self, data: DataModule) -> dict[str, float]:

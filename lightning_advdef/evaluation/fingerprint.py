@@ -11,28 +11,14 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor, nn
 
 import lightning_advdef
-from lightning_advdef.checkpoints import plain
+from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
 from lightning_advdef.evaluation.judge import Judge
 
 _NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
 _FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """The values of a tensor of any dtype."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + tensor_bytes(value))
-    return digest.hexdigest()
 
 
 @cache

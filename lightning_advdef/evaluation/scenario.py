@@ -56,8 +56,7 @@ class Scenario:
         return {
             "name": self.name,
             "attack": plain(self.attack),
-            "surrogate": type(surrogate).__name__,
-            "access": surrogate.access,
+            **surrogate.describe(),
         }
 
 

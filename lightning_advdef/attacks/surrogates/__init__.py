@@ -8,5 +8,18 @@ from lightning_advdef.attacks.surrogates.base import (
     as_defense,
     as_surrogate,
 )
+from lightning_advdef.attacks.surrogates.bpda import BPDA
+from lightning_advdef.attacks.surrogates.eot import EOT
+from lightning_advdef.attacks.surrogates.transfer import Transfer
 
-__all__ = ["FullGradient", "Surrogate", "SurrogateFactory", "Undefended", "as_defense", "as_surrogate"]
+__all__ = [
+    "BPDA",
+    "EOT",
+    "FullGradient",
+    "Surrogate",
+    "SurrogateFactory",
+    "Transfer",
+    "Undefended",
+    "as_defense",
+    "as_surrogate",
+]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Access, Defense
+from lightning_advdef.types import Access, Defense, Purify
 
 
 class PlainNetwork(nn.Module):
@@ -32,6 +32,15 @@ class PlainNetwork(nn.Module):
     def forward(self, images: Tensor, rng: SampleRNG | None = None) -> Tensor:
         """Logits ``(N, K)``."""
         logits: Tensor = self.network(images)
+        return logits
+
+    def purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """The images themselves."""
+        return images
+
+    def deploy(self, images: Tensor, rng: SampleRNG, purify: Purify) -> Tensor:
+        """Logits of the network behind ``purify``."""
+        logits: Tensor = self.network(purify(images, rng))
         return logits
 
     def adaptive_surrogates(self) -> Mapping[str, Any]:
@@ -79,11 +88,12 @@ class Surrogate(ABC):
             misclassified, and the iterate of highest loss is returned.
         search_dtype: What the network computes in while the attack searches; ``torch.bfloat16`` is faster, and then
             every success is confirmed in float32.
-        max_rows: Most images times draws times gradients that one pass may hold; None for no bound.
+        max_rows: Most images times draws times gradients that one pass may hold, but at least one image; None for no
+            bound.
         ledger: Further columns ``(N, ...)`` that an attack wants to be stored with each image.
     """
 
-    access: ClassVar[Access]
+    access: Access
     draws: int = 1
 
     def __init__(self, defense: nn.Module) -> None:
@@ -98,6 +108,7 @@ class Surrogate(ABC):
         self.ledger: dict[str, Tensor] = {}
         self.passes: Passes | None = None
         self._saw_nan: Tensor | None = None
+        self._followed: torch.device | None = None
 
     @abstractmethod
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
@@ -114,13 +125,33 @@ class Surrogate(ABC):
         return self.exact and not self.fixed_shape
 
     @property
-    def module(self) -> nn.Module:
-        """The module whose modes and parameters the attack has to leave alone."""
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules that run in eval mode without parameter gradients, and are left as they were."""
         assert isinstance(self.defense, nn.Module)
-        return self.defense
+        return (self.defense,)
+
+    def follow(self, images: Tensor, module: nn.Module) -> None:
+        """Moves a module that is no part of the defense to where the images are, once."""
+        if self._followed != images.device:
+            module.to(images.device)
+            self._followed = images.device
+
+    def settings(self) -> dict[str, Any]:
+        """What it was made with besides the defense, as plain values; weights as their hash."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that are equal exactly if two surrogates of one defense are the same."""
+        return {"surrogate": type(self).__name__, "access": self.access, "surrogate_settings": self.settings()}
 
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
-        """Logits ``(S, N, K)``; books ``S`` forward passes per image."""
+        """Logits ``(S, N, K)``; books ``S`` forward passes per image, in passes of at most ``max_rows``."""
+        chunks = self.chunks(len(images), self.draws)
+        if len(chunks) == 1:
+            return self._search(images, rng)
+        return torch.cat([self._search(images[rows], rng[rows]) for rows in chunks], dim=1)
+
+    def _search(self, images: Tensor, rng: SampleRNG) -> Tensor:
         if self.search_dtype == torch.float32:
             return self._forward(images, rng)
         # weights change between regions of autocast, so no copy of them may be kept
@@ -154,8 +185,13 @@ class Surrogate(ABC):
         return reached
 
     def chunks(self, count: int, copies: int) -> list[slice]:
-        """Rows of a batch of ``count`` images that may pass together, each image in so many ``copies``."""
+        """Rows of a batch of ``count`` images that may pass together, each image in so many ``copies``.
+
+        Where the shape is fixed, all chunks are of one size.
+        """
         size = max(1, count if self.max_rows is None else self.max_rows // copies)
+        while self.fixed_shape and count % size:
+            size = size - 1 if size < count else count
         return [slice(first, first + size) for first in range(0, max(1, count), size)]
 
     def watch(self, values: Tensor) -> None:
@@ -210,7 +246,7 @@ SurrogateFactory = Callable[[nn.Module], Surrogate]
 class FullGradient(Surrogate):
     """White box: autograd through the whole deployed defense."""
 
-    access: ClassVar[Access] = "white"
+    access: Access = "white"
 
     @property
     def exact(self) -> bool:
@@ -225,7 +261,7 @@ class FullGradient(Surrogate):
 class Undefended(Surrogate):
     """Gray box: the bare classifier, without the defense's test-time part."""
 
-    access: ClassVar[Access] = "gray"
+    access: Access = "gray"
 
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits of the undefended classifier, shape ``(1, N, K)``."""

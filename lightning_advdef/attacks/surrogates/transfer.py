@@ -1,0 +1,111 @@
+"""Transfer: the gradient of another network."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_advdef.attacks.surrogates.base import Surrogate, as_defense
+from lightning_advdef.checkpoints import load_defense, weights_hash
+from lightning_advdef.models import NetworkFactory
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Access, ImageSpec
+
+
+class Transfer(Surrogate):
+    """Black box: another network is differentiated, and the deployed defense is not asked.
+
+    Source: Papernot et al., 2016, https://arxiv.org/abs/1605.07277. Give one of ``checkpoint`` and ``network``.
+
+    Args:
+        defense: The deployed defense.
+        checkpoint: A ``.ckpt`` of another run of this package; a defense in it is attacked whole, with its test-time
+            part.
+        network: Makes a network from the data set's ``ImageSpec``, such as a torchvision one with published weights.
+
+    Raises:
+        ValueError: If both or none are given, or the network is made for other images or classes than the defense.
+        CheckpointError: If the checkpoint cannot be read.
+    """
+
+    access: Access = "transfer"
+
+    def __init__(
+        self, defense: nn.Module, checkpoint: str | None = None, network: NetworkFactory | None = None
+    ) -> None:
+        super().__init__(defense)
+        self.checkpoint = checkpoint
+        self._spec = _spec_of(self.defense.undefended) or _spec_of(defense)
+        with torch.inference_mode(False):  # no gradient passes through weights that are made inside it
+            self.source = self._load(checkpoint, network)
+        self._source_spec = _spec_of(self.source)
+        self._answer = as_defense(self.source)
+        if self._spec is not None and self._source_spec is not None:
+            self._require_shape(self._spec.shape)
+            self._require_classes(self._source_spec.classes)
+
+    def _load(self, checkpoint: str | None, network: NetworkFactory | None) -> nn.Module:
+        if (checkpoint is None) == (network is None):
+            given = "neither" if network is None else "both"
+            raise ValueError(f"Transfer needs a checkpoint or a network, got {given}: give exactly one of the two")
+        if network is None:
+            assert checkpoint is not None
+            loaded: nn.Module = load_defense(checkpoint)
+            return loaded
+        if self._spec is None:
+            raise ValueError(
+                f"{type(self.defense).__name__} does not say what images it takes, so no network can be made for them: "
+                "give Transfer a checkpoint, or attack a defense with a spec"
+            )
+        return network(self._spec)
+
+    @property
+    def _name(self) -> str:
+        return self.checkpoint or type(self.source).__name__
+
+    def _require_shape(self, shape: tuple[int, ...]) -> None:
+        if self._source_spec is not None and self._source_spec.shape != shape:
+            raise ValueError(
+                f"Transfer: {self._name} takes images of shape {self._source_spec.shape}, but the defense's have "
+                f"{shape}: give a network for the same data"
+            )
+
+    def _require_classes(self, classes: int) -> None:
+        if self._spec is not None and self._spec.classes != classes:
+            raise ValueError(
+                f"Transfer: {self._name} knows {classes} classes, but the defense knows {self._spec.classes}: give a "
+                "network for the same data"
+            )
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The source; the defense does not run."""
+        return (self.source,)
+
+    def settings(self) -> dict[str, Any]:
+        """Where the source is from, its class, and its weights."""
+        return {
+            "checkpoint": self.checkpoint,
+            "network": type(getattr(self.source, "classifier", self.source)).__name__,
+            "weights": self._weights,
+        }
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_hash(self.source)
+
+    def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits of the source, shape ``(1, N, K)``."""
+        self._require_shape(tuple(images.shape[1:]))
+        self.follow(images, self.source)
+        found = self._answer(images, rng.stream("transfer"))
+        self._require_classes(found.shape[1])
+        return found.unsqueeze(0)
+
+
+def _spec_of(network: object) -> ImageSpec | None:
+    spec = getattr(network, "spec", None)
+    return spec if isinstance(spec, ImageSpec) else None
