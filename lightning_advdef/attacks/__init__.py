@@ -6,7 +6,9 @@ from lightning_advdef.attacks.bisection import Bisection
 from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fgsm import FGM, FGSM
 from lightning_advdef.attacks.mim import MIM
+from lightning_advdef.attacks.noise import Noise
 from lightning_advdef.attacks.pgd import BIM, PGD
+from lightning_advdef.attacks.square import Square
 from lightning_advdef.attacks.surrogates import (
     BPDA,
     EOT,
@@ -32,6 +34,8 @@ __all__ = [
     "FixedBudgetAttack",
     "FullGradient",
     "MinimalNormAttack",
+    "Noise",
+    "Square",
     "Surrogate",
     "SurrogateFactory",
     "TargetedAPGD",

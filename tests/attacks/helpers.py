@@ -17,6 +17,8 @@ from lightning_advdef.attacks import (
     Bisection,
     DeepFool,
     FullGradient,
+    Noise,
+    Square,
     TargetedAPGD,
 )
 
@@ -26,6 +28,7 @@ EXPORTED = [
     if inspect.isclass(attack) and issubclass(attack, Attack) and not inspect.isabstract(attack)
 ]
 BUDGETS = {"linf": 0.05, "l2": 0.3, "l1": 1.0}
+NOISES = [("uniform", 1), ("sign", 1), ("gaussian", 1), ("sign", 4)]
 SETTINGS = {
     APGD: [APGD(eps, norm, steps=8, restarts=2) for norm, eps in BUDGETS.items() if norm in APGD.norms]
     + [APGD(0.05, steps=8, loss="dlr", start=BIM(0.03, steps=2))],
@@ -36,11 +39,16 @@ SETTINGS = {
     + [PGD("8/255", steps=6, step_size="2/255", loss="margin")],
     BIM: [BIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
     MIM: [MIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
+    Square: [Square(eps, norm, queries=30, restarts=2) for norm, eps in BUDGETS.items() if norm in Square.norms]
+    + [Square(0.05, queries=70, p_init=0.3, loss="cross_entropy")],
+    Noise: [Noise(3 * eps, norm, kind, draws) for norm, eps in BUDGETS.items() for kind, draws in NOISES],
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
 }
 ALL_SETTINGS = [attack for settings in SETTINGS.values() for attack in settings]
+KNOWING = [attack for attack in ALL_SETTINGS if attack.needs != "nothing"]
+WITH_GRADIENTS = [attack for attack in ALL_SETTINGS if attack.needs == "gradients"]
 
 
 def name_of(attack):
@@ -50,6 +58,8 @@ def name_of(attack):
 
 def is_random(attack):
     inner = getattr(attack, "attack", attack)
+    if isinstance(inner, Noise | Square):
+        return True
     return getattr(inner, "random_start", isinstance(inner, APGD) and inner.start is None)
 
 
