@@ -3,8 +3,10 @@
 from lightning_advdef.attacks.apgd import APGD, TargetedAPGD
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.bisection import Bisection
+from lightning_advdef.attacks.ddn import DDN
 from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fgsm import FGM, FGSM
+from lightning_advdef.attacks.fmn import FMN
 from lightning_advdef.attacks.mim import MIM
 from lightning_advdef.attacks.noise import Noise
 from lightning_advdef.attacks.pgd import BIM, PGD
@@ -23,9 +25,11 @@ __all__ = [
     "APGD",
     "BIM",
     "BPDA",
+    "DDN",
     "EOT",
     "FGM",
     "FGSM",
+    "FMN",
     "MIM",
     "PGD",
     "Attack",

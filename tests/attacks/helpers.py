@@ -9,8 +9,10 @@ import lightning_advdef.attacks as attacks
 from lightning_advdef.attacks import (
     APGD,
     BIM,
+    DDN,
     FGM,
     FGSM,
+    FMN,
     MIM,
     PGD,
     Attack,
@@ -42,6 +44,8 @@ SETTINGS = {
     Square: [Square(eps, norm, queries=30, restarts=2) for norm, eps in BUDGETS.items() if norm in Square.norms]
     + [Square(0.05, queries=70, p_init=0.3, loss="cross_entropy")],
     Noise: [Noise(3 * eps, norm, kind, draws) for norm, eps in BUDGETS.items() for kind, draws in NOISES],
+    DDN: [DDN(steps=12), DDN(steps=12, gamma=0.2, levels=256)],
+    FMN: [FMN(steps=12, norm=norm) for norm in FMN.norms],
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],

@@ -1,0 +1,140 @@
+"""What DDN and FMN share: steps in a ball that shrinks where the network is fooled and grows where it is not."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks.base import MinimalNormAttack
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
+from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.losses import LOSSES, LossName
+from lightning_advdef.attacks.lp_ball import lp_norm, per_image
+from lightning_advdef.attacks.smallest import SmallestFooled
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.rng import SampleRNG
+
+
+def cosine_annealed(first: float, last: float, step: int, steps: int) -> float:
+    """From ``first`` at step 0 along half a cosine towards ``last`` at step ``steps``."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class Look(NamedTuple):
+    """What is known of the current iterates.
+
+    Attributes:
+        iterates: Shape ``(N, C, H, W)``.
+        sizes: Norm of their perturbations, shape ``(N,)``.
+        found: Loss, gradient and logits there; the gradient is zero at the last look.
+        fooled: Whether they reach the goal, shape ``(N,)``.
+    """
+
+    iterates: Tensor
+    sizes: Tensor
+    found: LossGradient
+    fooled: Tensor
+
+
+@dataclass(frozen=True)
+class AdaptiveRadiusAttack(MinimalNormAttack):
+    """Gradient ascent on a ball whose radius follows each image's success.
+
+    One gradient per step and a forward pass at the end, which the authors' codes leave out: they never look at where
+    their last step leads. An image that is wrong from the start is its own answer and costs one gradient; one that is
+    never fooled comes back unchanged.
+
+    Args:
+        steps: Gradient steps.
+        gamma: Share by which the radius shrinks or grows in a step (γ).
+    """
+
+    leaves: ClassVar[Literal["prediction", "label"]] = "label"
+    targetable: ClassVar[bool] = True
+    loss: ClassVar[LossName]
+
+    steps: int = 100
+    gamma: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if self.steps < 1 or not 0 < self.gamma < 1:
+            raise ValueError(f"steps must be at least 1 and gamma between 0 and 1, got {self.steps} and {self.gamma}")
+
+    def cost(self, classes: int) -> Cost:
+        """A gradient per step and a last look."""
+        return Cost(self.steps + 1, self.steps)
+
+    def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """Looks at all images once and goes on with those that are not wrong already."""
+        first = self._look(surrogate, images, images, goal, rng.stream("step", 0))
+        if first.fooled.all():
+            return images
+        rows = torch.arange(len(images), device=images.device)
+        if surrogate.fixed_shape:
+            surrogate.working = ~first.fooled
+        else:
+            rows = rows[~first.fooled]
+        nearest = self._search(surrogate, images[rows], goal[rows], rng[rows], _select(first, rows))
+        surrogate.working = None
+        return torch.where(per_image(first.fooled), images, images.index_copy(0, rows, nearest))
+
+    def _search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, look: Look) -> Tensor:
+        """All steps; no image can leave, because each may still come nearer."""
+        best, farthest = SmallestFooled(images), self._farthest(images)
+        radius = self._first_radius(farthest)
+        for step in range(self.steps):
+            radius = self._next_radius(radius, look, best, step).minimum(farthest)
+            iterates = self._move(images, look, radius, step)
+            last = step + 1 == self.steps
+            look = self._look(surrogate, images, iterates, goal, rng.stream("step", step + 1), last)
+            best.update(look.iterates, look.sizes, look.fooled)
+        return best.images
+
+    def _look(
+        self,
+        surrogate: Surrogate,
+        images: Tensor,
+        iterates: Tensor,
+        goal: Goal,
+        rng: SampleRNG,
+        last: bool = False,
+    ) -> Look:
+        loss = LOSSES[self.loss]
+        if last:
+            with torch.no_grad():
+                losses, logits = mean_loss(surrogate, iterates, goal, loss, rng)
+            found = LossGradient(losses, torch.zeros_like(iterates), logits)
+        else:
+            found = loss_and_gradient(surrogate, iterates, goal, loss, rng)
+        sizes = lp_norm(iterates - images, self.size_norm)
+        return Look(iterates, sizes, found, surrogate.fooled(iterates, found.logits, goal, rng))
+
+    def _farthest(self, images: Tensor) -> Tensor:
+        """Norm of the largest perturbation inside the pixel box, shape ``(N,)``."""
+        if not self.box:
+            return images.new_full((len(images),), float("inf"))
+        return lp_norm(torch.maximum(images, 1 - images), self.size_norm)
+
+    @abstractmethod
+    def _first_radius(self, farthest: Tensor) -> Tensor:
+        """Radius of each image's ball before the first step, shape ``(N,)``, given the largest that makes sense."""
+
+    @abstractmethod
+    def _next_radius(self, radius: Tensor, look: Look, best: SmallestFooled, step: int) -> Tensor:
+        """Radius of each image's ball for this step, shape ``(N,)``."""
+
+    @abstractmethod
+    def _move(self, images: Tensor, look: Look, radius: Tensor, step: int) -> Tensor:
+        """The next iterates, inside the ball and the pixel box, shape ``(N, C, H, W)``."""
+
+
+def _select(look: Look, rows: Tensor) -> Look:
+    found = LossGradient(*(values[rows] for values in look.found))
+    return Look(look.iterates[rows], look.sizes[rows], found, look.fooled[rows])
