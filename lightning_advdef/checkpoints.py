@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lightning_advdef.errors import CheckpointError
 from lightning_advdef.messages import shorten
+from lightning_advdef.types import Eps
 
 _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
 _DROPPED = object()
@@ -31,6 +32,8 @@ def plain(value: Any) -> Any:
     Classes, ``functools.partial`` of classes and dataclasses become ``class_path`` and ``init_args``; what has no such
     description (a lambda, say) is left out, so that its default is used when the object is built again.
     """
+    if isinstance(value, Eps):
+        return float(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -162,7 +165,10 @@ def _path_of(item: type) -> str:
 
 def _build(defense_class: type, settings: Mapping[str, Any]) -> Any:
     from jsonargparse import ArgumentParser
+    from jsonargparse.typing import register_type
 
+    # the command line does so, too; without it the budget of an attack in the description is not understood
+    register_type(Eps, serializer=float, deserializer=Eps)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(defense_class, "defense")
     return parser.instantiate_classes(parser.parse_object({"defense": settings})).defense

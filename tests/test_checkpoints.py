@@ -5,14 +5,16 @@ import os
 
 import pytest
 import torch
+from jsonargparse.typing import registered_type_handlers
 from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 
 from lightning_advdef.attacks import PGD
 from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint
-from lightning_advdef.defenses import StandardModule
+from lightning_advdef.defenses import AdversarialTrainingModule, StandardModule
 from lightning_advdef.errors import CheckpointError
 from lightning_advdef.models import MLP, Classifier
+from lightning_advdef.types import Eps
 from tests.conftest import GOLDEN
 from tests.toys import NoisyInput, Toy
 
@@ -43,6 +45,13 @@ def test_plain_describes_what_a_yaml_can_hold():
     described = plain(functools.partial(MLP, hidden=(3,)))
     assert described == {"class_path": "lightning_advdef.models.mlp.MLP", "init_args": {"hidden": [3]}}
     assert plain(PGD(eps=0.5))["init_args"]["eps"] == 0.5
+
+
+def test_a_defense_with_an_attack_loads_without_the_command_line(tmp_path, monkeypatch):
+    attack = PGD(eps=Eps("8/255"), steps=1)
+    path = save(AdversarialTrainingModule(MLP, attack, spec="digits"), tmp_path / "a.ckpt")
+    monkeypatch.delitem(registered_type_handlers, Eps, raising=False)
+    assert load_defense(path).attack == attack
 
 
 def test_plain_leaves_out_what_has_no_description():
