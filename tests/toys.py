@@ -1,5 +1,7 @@
 """Planted defenses and data whose robust accuracy is known."""
 
+import functools
+
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
@@ -7,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_advdef.attacks import BPDA, EOT
 from lightning_advdef.data import DataModule
 from lightning_advdef.data.sources import MemoryImages
 from lightning_advdef.defenses import DefenseModule
@@ -42,6 +45,13 @@ class DetachedInput(DefenseModule):
 
     def purify(self, images, rng):
         return images.detach()
+
+
+class KnownRounding(RoundedInput):
+    """Rounding that says how an attacker who knows it would go about it."""
+
+    def adaptive_surrogates(self):
+        return {"bpda": BPDA, "eot2": functools.partial(EOT, of=BPDA, samples=2)}
 
 
 class Foreign(LightningModule):

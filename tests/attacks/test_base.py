@@ -126,6 +126,17 @@ def test_a_surrogate_is_used_as_it_is(grey):
     assert passes.forward.tolist() == [1, 1, 1]
 
 
+def test_every_module_in_play_is_frozen_and_put_back():
+    first, second = nn.Linear(2, 2).eval(), nn.Sequential(nn.Linear(2, 2))
+    with attack_mode(first, second, second[0]):
+        assert not second.training
+        assert not any(parameter.requires_grad for parameter in (*first.parameters(), *second.parameters()))
+    assert not first.training
+    assert second.training
+    assert second[0].training
+    assert all(parameter.requires_grad for parameter in (*first.parameters(), *second.parameters()))
+
+
 def test_parameters_are_frozen_during_an_attack_only():
     network = nn.Linear(2, 2)
     network.bias.requires_grad_(False)

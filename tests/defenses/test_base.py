@@ -40,6 +40,15 @@ def test_votes_are_the_log_of_the_mean_softmax_over_independent_draws():
     assert not torch.equal(draws[0], draws[1])
 
 
+@pytest.mark.parametrize("votes", [1, 3])
+def test_the_deployed_defense_runs_with_another_purifier(votes):
+    defense = NoisyInput(NETWORK, spec="digits", votes=votes).eval()
+    rng = SampleRNG.default(IMAGES)
+    assert torch.equal(defense.deploy(IMAGES, rng, defense.purify), defense(IMAGES, rng))
+    bare = defense.deploy(IMAGES, rng, lambda images, _: images)
+    torch.testing.assert_close(bare.softmax(dim=1), defense.classifier(IMAGES).softmax(dim=1))
+
+
 def test_an_answer_belongs_to_the_image():
     defense = NoisyInput(NETWORK, spec="digits", votes=2).eval()
     rng = SampleRNG.for_images(torch.arange(6))

@@ -79,6 +79,48 @@ def test_a_plain_network_is_its_own_undefended_classifier(network, images, rng):
     torch.testing.assert_close(defense(images, rng), network(images))
 
 
+def test_a_plain_network_runs_behind_any_purifier(network, images, rng):
+    defense = as_defense(network)
+    assert torch.equal(defense.purify(images, rng), images)
+    torch.testing.assert_close(defense.deploy(images, rng, lambda pixels, _: pixels.round()), network(images.round()))
+
+
+def test_a_surrogate_names_the_modules_that_are_left_alone(network, defended):
+    assert FullGradient(defended).modules == (defended,)
+    assert FullGradient(network).modules[0].network is network
+
+
+def test_the_description_says_what_and_how_much_is_known(defended):
+    assert Undefended(defended).describe() == {"surrogate": "Undefended", "access": "gray", "surrogate_settings": {}}
+
+
+def test_what_is_no_part_of_the_defense_follows_the_images(defended, images):
+    surrogate, companion = FullGradient(defended), nn.Linear(2, 2)
+    surrogate.follow(images, companion)
+    assert companion.weight.device.type == "cpu"
+    surrogate.follow(images.to("meta"), companion)
+    assert companion.weight.device.type == "meta"
+
+
+def test_a_fixed_shape_is_cut_into_equal_parts(network):
+    surrogate = FullGradient(network)
+    surrogate.max_rows, surrogate.fixed_shape = 25, True
+    for copies, size in ((1, 16), (2, 8), (3, 8), (5, 4), (100, 1)):
+        parts = [range(64)[rows] for rows in surrogate.chunks(64, copies)]
+        assert [len(part) for part in parts] == [size] * (64 // size)
+        assert [row for part in parts for row in part] == list(range(64))
+    assert len(surrogate.chunks(0, 3)) == 1
+
+
+def test_a_forward_pass_is_cut_like_a_gradient(defended, images, rng):
+    surrogate = FullGradient(defended)
+    whole = surrogate(images, rng)
+    surrogate.max_rows = 5
+    passes = surrogate.start_counting(16, images.device)
+    torch.testing.assert_close(surrogate(images, rng), whole)
+    assert passes.forward.tolist() == [1] * 16
+
+
 def test_a_defense_is_not_wrapped(defended):
     assert as_defense(defended) is defended
 
