@@ -1,14 +1,19 @@
 """Names of scenarios are keys of the result file; adaptive ones become one row per surrogate of the defense."""
 
 import functools
+import json
 
 import pytest
+import yaml
 from torch import nn
 
+from lightning_advdef.__main__ import run
 from lightning_advdef.attacks import FGSM, FullGradient, Undefended
 from lightning_advdef.evaluation import Scenario, expand
+from tests.conftest import scenario
 
 ATTACK = FGSM(0.1)
+DIGITS = ["--model=StandardModule", "--model.network=MLP", "--data=Digits"]
 
 
 class Adaptive(nn.Module):
@@ -65,6 +70,15 @@ def test_an_entry_whose_name_would_spoil_the_result_is_refused():
 def test_a_scenario_that_was_not_expanded_is_not_run():
     with pytest.raises(ValueError, match="expand"):
         Scenario("suite", ATTACK, "adaptive").bind(Adaptive(a=FullGradient))
+
+
+def test_the_saved_configuration_keeps_the_word_adaptive(capsys):
+    scenarios = [scenario("suite", "FGSM", surrogate="adaptive", eps=0.2), scenario("gray", "FGSM", eps=0.2)]
+    with pytest.raises(SystemExit):
+        run(["test", *DIGITS, "--evaluation.scenarios", json.dumps(scenarios), "--print_config"])
+    suite, gray = yaml.safe_load(capsys.readouterr().out)["evaluation"]["scenarios"]
+    assert suite["surrogate"] == "adaptive"
+    assert "FullGradient" in str(gray["surrogate"])
 
 
 def test_settings_of_a_surrogate_may_be_bound():
