@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
 from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.climb import Climb, checkpoint_gaps
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
@@ -22,123 +23,6 @@ from lightning_advdef.types import Norm
 _MOMENTUM = 0.75  # alpha of Eq. 3; the first step has none
 _TINY = 1e-12  # the authors' constant below the norm of the start noise
 _STEPS_BETWEEN_SYNCS = 5  # as in PGD: on a GPU, asking which images are done costs more than a few rows
-
-
-def checkpoint_gaps(steps: int) -> dict[int, int]:
-    """Numbers of finished steps at which the step size is looked at, and how many steps each look covers.
-
-    Source: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, section 3.3, rounded as the authors' code does: gaps
-    of 22% of the steps at first, each 3% shorter than the one before, and at least 6%. For 100 steps they are after
-    22, 41, 57, 70, 80, 87, 93 and 99.
-    """
-    gap, shrink, smallest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
-    gaps, finished = {}, gap
-    while finished <= steps:
-        gaps[finished] = gap
-        gap = max(gap - shrink, smallest)
-        finished += gap
-    return gaps
-
-
-@dataclass
-class _Climb:
-    """One run: where every image still in the batch is, the best it has seen, and the length of its next step."""
-
-    rows: Tensor
-    images: Tensor
-    goal: Goal
-    rng: SampleRNG
-    ball: LpBall
-    low: Tensor
-    high: Tensor
-    iterates: Tensor
-    previous: Tensor
-    gradient: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    decided: Tensor
-    step_size: Tensor
-    loss: Tensor
-    rises: Tensor
-    halved: Tensor
-    best_loss_at_checkpoint: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall, box: bool) -> _Climb:
-        """A climb that stands at the images themselves and has seen nothing."""
-        nothing = images.new_zeros(len(rows))
-        # the ball of linf is a box itself, so that one clamp goes to the nearest point inside both
-        reach = ball.radius if ball.norm == "linf" else images.new_full((len(rows), 1, 1, 1), float("inf"))
-        low, high = (images - reach, images + reach) if ball.norm == "linf" else (-reach, reach)
-        return cls(
-            rows=rows,
-            images=images,
-            goal=goal,
-            rng=rng,
-            ball=ball,
-            low=low.clamp_min(0) if box else low,
-            high=high.clamp_max(1) if box else high,
-            iterates=images,
-            previous=images,
-            gradient=images,
-            best=images,
-            best_gradient=images,
-            best_loss=nothing - float("inf"),
-            decided=torch.zeros_like(rows, dtype=torch.bool),
-            step_size=2 * ball.eps,
-            # the authors' history of losses begins with a row of zeros in place of the start point's loss
-            loss=nothing,
-            rises=nothing,
-            # the second condition cannot hold at the first checkpoint
-            halved=torch.ones_like(rows, dtype=torch.bool),
-            best_loss_at_checkpoint=nothing,
-        )
-
-    def keep(self, kept: Tensor) -> None:
-        """Forgets all images but those at these positions, int64."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name)[kept])
-
-    def inside(self, points: Tensor) -> Tensor:
-        """Points moved into the ball and then into the pixel box, which never leaves the ball."""
-        if self.ball.norm != "linf":
-            points = self.images + self.ball.project(points - self.images)
-        return points.clamp(self.low, self.high)
-
-    def move(self, momentum: float) -> None:
-        """One step of algorithm 1, lines 7 and 8."""
-        ahead = torch.addcmul(self.iterates, per_image(self.step_size), self.ball.steepest(self.gradient))
-        moved = torch.lerp(self.iterates, self.inside(ahead), momentum)
-        moved.add_(self.iterates - self.previous, alpha=1 - momentum)
-        self.previous, self.iterates = self.iterates, self.inside(moved)
-
-    def record(self, found: LossGradient, fooled: Tensor) -> None:
-        """Keeps what was found at the iterates, if it is the best so far or (``fooled``) decides the image."""
-        better = ((found.loss > self.best_loss) | fooled) & ~self.decided
-        self.gradient = found.gradient
-        self.best = torch.where(per_image(better), self.iterates, self.best)
-        self.best_gradient = torch.where(per_image(better), found.gradient, self.best_gradient)
-        self.best_loss = torch.where(better, found.loss, self.best_loss)
-        self.decided = self.decided | fooled
-
-    def compare(self, loss: Tensor) -> None:
-        """Counts whether the loss rose."""
-        self.rises = self.rises + (loss > self.loss)
-        self.loss = loss
-
-    def look_back(self, gap: int, rho: float) -> None:
-        """At a checkpoint: where the loss rose too rarely or got stuck, back to the best point with half the step.
-
-        As in the authors' code, the previous point stays, so the next step's momentum leads from it to the best point.
-        """
-        stuck = ~self.halved & (self.best_loss_at_checkpoint >= self.best_loss)
-        self.halved = (self.rises <= rho * gap) | stuck
-        self.best_loss_at_checkpoint = self.best_loss
-        self.step_size = torch.where(self.halved, self.step_size / 2, self.step_size)
-        self.iterates = torch.where(per_image(self.halved), self.best, self.iterates)
-        self.gradient = torch.where(per_image(self.halved), self.best_gradient, self.gradient)
-        self.rises = torch.zeros_like(self.rises)
 
 
 @dataclass(frozen=True)
@@ -203,13 +87,13 @@ class APGD(FixedBudgetAttack):
             if surrogate.may_compact:
                 rows = rows[~best.decided]
             stream = rng[rows].stream("restart", restart)
-            climb = _Climb.of(rows, images[rows], goal[rows], stream, ball[rows], self.box)
+            climb = Climb.of(rows, images[rows], goal[rows], stream, ball[rows], self.box)
             climb.decided = best.decided[rows]
             climb.iterates = climb.previous = self._start(surrogate, climb)
             self._run(surrogate, climb, best)
             surrogate.working = None
 
-    def _start(self, surrogate: Surrogate, climb: _Climb) -> Tensor:
+    def _start(self, surrogate: Surrogate, climb: Climb) -> Tensor:
         """The other attack's result, or noise that touches the sphere (for linf, in one pixel at least)."""
         stream = climb.rng.stream("start")
         if self.start is not None:
@@ -219,7 +103,7 @@ class APGD(FixedBudgetAttack):
         noise = noise / (per_image(lp_norm(noise, self.norm)) + _TINY)
         return self.clip(climb.images + climb.ball.radius * noise)
 
-    def _run(self, surrogate: Surrogate, climb: _Climb, best: BestIterates) -> None:
+    def _run(self, surrogate: Surrogate, climb: Climb, best: BestIterates) -> None:
         """One run to its end, or until every image is decided."""
         gaps = checkpoint_gaps(self.steps)
         every = 1 if climb.images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
@@ -235,7 +119,7 @@ class APGD(FixedBudgetAttack):
                 climb.move(_MOMENTUM if step else 1.0)
         best.update(climb.rows, climb.best, climb.best_loss, climb.decided)
 
-    def _look(self, surrogate: Surrogate, climb: _Climb, step: int) -> None:
+    def _look(self, surrogate: Surrogate, climb: Climb, step: int) -> None:
         """Asks the surrogate about the iterates, for the last time without a gradient."""
         stream, loss = climb.rng.stream("step", step), LOSSES[self.loss]
         if step < self.steps:
@@ -249,7 +133,7 @@ class APGD(FixedBudgetAttack):
         if step:
             climb.compare(found.loss)
 
-    def _all_left(self, climb: _Climb, compact: bool, best: BestIterates) -> bool:
+    def _all_left(self, climb: Climb, compact: bool, best: BestIterates) -> bool:
         """Whether no image needs more work; decided ones leave the batch if they may."""
         kept = (~climb.decided).nonzero().squeeze(1)
         if compact and 0 < len(kept) < len(climb.rows):

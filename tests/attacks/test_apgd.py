@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import APGD, Attack, FullGradient, TargetedAPGD
-from lightning_advdef.attacks.apgd import checkpoint_gaps
+from lightning_advdef.attacks.climb import checkpoint_gaps
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import LOSSES, cross_entropy, dlr
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
