@@ -216,7 +216,7 @@ class L2Proposals(Proposals):
         target, source = indices
         shape = (*signs.shape[:2], -1)
         change = best - self.images.flatten(1)
-        left = (self.eps.square() - change.square().sum(dim=1)).clamp_min(0) / shape[1]
+        left = (self.eps.square() - torch.linalg.vector_norm(change, dim=1).square()).clamp_min(0) / shape[1]
         old = change.gather(1, target).view(shape)
         moved = change.gather(1, source).view(shape).square().sum(dim=2)
         change.scatter_(1, source, 0.0)
