@@ -121,7 +121,8 @@ def count_passes(library: str, network: nn.Module, batch: Batch, setting: Settin
         needed.append(surrogate.needed(cost))
     forward, backward = torch.cat(spent).double().mean(dim=0).tolist()
     counted = {"forward": forward, "backward": backward}
-    return counted if CASES[setting.attack].minimal else counted | {"needed": float(torch.cat(needed).mean())}
+    case = CASES[setting.attack]
+    return counted | {"needed": float(torch.cat(needed).mean())} if case.priced and not case.minimal else counted
 
 
 def lacks(library: str, network: nn.Module, setting: Setting) -> bool:

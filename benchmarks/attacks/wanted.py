@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.attacks.cases import CASES
 from benchmarks.attacks.networks import NETWORKS
 
 POINTS = 0.005  # robust accuracies this close count as equal
@@ -16,13 +17,13 @@ _PER_PASS = 1.15
 _NEARLY_ALL_FALL = 0.35
 
 
-def wanted_time(network: str, attack: str, needed_passes: float | None, peer_passes: float) -> float | None:
+def wanted_time(network: str, attack: str, passes: float, peer_passes: float) -> float | None:
     """Largest ratio of times, None where nothing is demanded.
 
     Args:
         network: Name in ``NETWORKS``.
         attack: Name in ``CASES``.
-        needed_passes: Passes per image that no attack of this kind can do without; None if unknown.
+        passes: Passes per image that ours needs; what it spends, where that cannot be told.
         peer_passes: Passes per image of the peer.
     """
     known = NETWORKS.get(network)
@@ -34,9 +35,9 @@ def wanted_time(network: str, attack: str, needed_passes: float | None, peer_pas
         return 0.5
     if known.robust:
         return _ROBUST.get(attack)
-    if needed_passes is None or attack == "FGSM":  # one step leaves nothing to save
+    if CASES[attack].minimal or attack == "FGSM":  # nothing can be saved there
         return None
-    return max(_NEARLY_ALL_FALL, _PER_PASS * needed_passes / peer_passes)
+    return max(_NEARLY_ALL_FALL, _PER_PASS * passes / peer_passes)
 
 
 def wanted_bfloat16(network: str, attack: str) -> bool:

@@ -98,15 +98,16 @@ def test_the_tables_show_a_missed_demand_and_a_failure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "attack", "needed", "peer", "ratio"),
+    ("network", "attack", "passes", "peer", "ratio"),
     [
-        ("mnist_lenet_adversarial", "AutoAttack", None, 1.0, 0.95),
-        ("mnist_lenet_adversarial", "MIM", None, 1.0, None),
+        ("mnist_lenet_adversarial", "AutoAttack", 1.0, 1.0, 0.95),
+        ("mnist_lenet_adversarial", "MIM", 1.0, 1.0, None),
         ("mnist_lenet_reference", "PGD", 8.0, 10.0, 0.92),
         ("mnist_lenet_reference", "PGD", 1.0, 10.0, 0.35),
-        ("mnist_lenet_reference", "DeepFool", None, 1.0, 0.2),
-        ("cifar10_resnet_adversarial", "DeepFool", None, 1.0, 0.6),
+        ("mnist_lenet_reference", "DDN", 1.0, 1.0, None),
+        ("mnist_lenet_reference", "DeepFool", 1.0, 1.0, 0.2),
+        ("cifar10_resnet_adversarial", "DeepFool", 1.0, 1.0, 0.6),
     ],
 )
-def test_wanted_ratios(network, attack, needed, peer, ratio):
-    assert wanted_time(network, attack, needed, peer) == (None if ratio is None else pytest.approx(ratio))
+def test_wanted_ratios(network, attack, passes, peer, ratio):
+    assert wanted_time(network, attack, passes, peer) == (None if ratio is None else pytest.approx(ratio))
