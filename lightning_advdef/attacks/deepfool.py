@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_advdef.attacks.base import MinimalNormAttack
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import logits_and_jacobian
+from lightning_advdef.attacks.gradients import boundaries
 from lightning_advdef.attacks.lp_ball import per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
@@ -23,30 +23,29 @@ OVERSHOOT = 0.02
 _CLIPPED_STEPS = 3
 
 
-def deepfool_step(logits: Tensor, jacobian: Tensor, images: Tensor | None = None) -> Tensor:
-    """Smallest l2 move to the nearest linearised boundary of the first class.
+def deepfool_step(gaps: Tensor, normals: Tensor, images: Tensor | None = None) -> Tensor:
+    """Smallest l2 move to the nearest of some linearised boundaries.
 
     Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599, algorithm 2, with the squared norm that
     the closed form needs.
 
     Args:
-        logits: Scores, the class to leave first, shape ``(N, M)``.
-        jacobian: Gradient of each of these scores by the image, shape ``(N, M, C, H, W)``.
+        gaps: Score of each other class minus that of the class to leave, shape ``(N, M)``.
+        normals: Gradient of each gap by the image, shape ``(N, M, C, H, W)``.
         images: Current images ``(N, C, H, W)`` if pixels must stay in [0, 1]: those at a bound do not move beyond it,
             and the others make up for them.
 
     Returns:
         Perturbation in pixel units, shape ``(N, C, H, W)``, neither overshot nor clipped.
     """
-    gaps = (logits[:, 1:] - logits[:, :1]).abs() + STABILISER
-    normals = jacobian[:, 1:] - jacobian[:, :1]
     if images is not None:
         pixels = images.unsqueeze(1)
         normals = normals.masked_fill(((pixels <= 0) & (normals < 0)) | ((pixels >= 1) & (normals > 0)), 0.0)
-    lengths = normals.flatten(2).norm(dim=2).clamp_min(1e-12)
-    nearest = (gaps / lengths).argmin(dim=1)
-    image = torch.arange(len(logits), device=logits.device)
-    return per_image(gaps[image, nearest] / lengths[image, nearest] ** 2) * normals[image, nearest]
+    lengths = torch.linalg.vector_norm(normals.flatten(2), dim=2).clamp_min(1e-12)
+    distances = (gaps.abs() + STABILISER) / lengths
+    nearest = distances.argmin(dim=1)
+    image = torch.arange(len(gaps), device=gaps.device)
+    return per_image(distances[image, nearest] / lengths[image, nearest]) * normals[image, nearest]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class DeepFool(MinimalNormAttack):
     """DeepFool with the l2 norm, leaving the predicted class.
 
     Source: Moosavi-Dezfooli et al., 2016, https://arxiv.org/abs/1511.04599. An image stops when its prediction changes.
-    Costs one forward pass to rank the classes, then two forward and ``candidates`` backward passes per step.
+    Costs two forward and ``candidates`` - 1 backward passes per step; the first pass also ranks the classes.
 
     Args:
         steps: Largest number of steps.
@@ -75,34 +74,32 @@ class DeepFool(MinimalNormAttack):
             )
 
     def cost(self, classes: int) -> Cost:
-        """All steps, and the pass that ranks the classes."""
-        return Cost(1 + 2 * self.steps, self.steps * min(self.candidates or classes, classes))
+        """A gradient of each gap and a look in every step."""
+        return Cost(2 * self.steps, self.steps * (min(self.candidates or classes, classes) - 1))
 
     def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """Follows each image until its prediction changes."""
-        with torch.no_grad():
-            logits = surrogate(images, rng.stream("rank")).float().mean(dim=0)
-        count = min(self.candidates or logits.shape[1], logits.shape[1])
-        classes = logits.topk(count, dim=1).indices
-        leaving = Goal(classes[:, 0])
+        found = boundaries(surrogate, images, self.candidates, rng.stream("step", 0))
+        classes, leaving = found.classes, Goal(found.classes[:, 0])
         adversarial = images.clone()
         staying = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        rows = torch.arange(len(images), device=images.device)
         for step in range(self.steps):
-            rows = torch.arange(len(images), device=images.device)
-            if not surrogate.fixed_shape:
-                rows = rows[staying]
-            if not staying.any():
-                break
-            surrogate.working = staying if surrogate.fixed_shape else None
-            at, stream = adversarial[rows], rng[rows].stream("step", step)
-            logits, jacobian = logits_and_jacobian(surrogate, at, classes[rows], stream)
-            bounded = at if self.box and step >= _CLIPPED_STEPS else None
-            move = deepfool_step(logits.gather(1, classes[rows]), jacobian, bounded)
+            at = adversarial[rows]
+            if step:
+                found = boundaries(surrogate, at, classes[rows], rng[rows].stream("step", step))
+            move = deepfool_step(found.gaps, found.normals, at if self.box and step >= _CLIPPED_STEPS else None)
             # equals x + (1 + overshoot) * sum of all moves, as long as nothing is clipped
             moved = self.clip(at + (1 + self.overshoot) * move)
             with torch.no_grad():
                 logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
-            adversarial[rows] = torch.where(per_image(staying[rows]), moved, adversarial[rows])
+            adversarial[rows] = torch.where(per_image(staying[rows]), moved, at)
             staying[rows] &= ~surrogate.fooled(moved, logits, leaving[rows], rng[rows])
+            if not staying.any():
+                break
+            if surrogate.fixed_shape:
+                surrogate.working = staying
+            else:
+                rows = rows[staying[rows]]
         surrogate.working = None
         return adversarial

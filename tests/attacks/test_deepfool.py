@@ -77,23 +77,22 @@ def test_candidates_are_the_highest_logits(grey):
 def test_one_step_is_the_closed_form():
     """|gap| / length^2 times the normal, for the class where |gap| / length is smallest."""
     generator = torch.Generator().manual_seed(0)
-    logits, jacobian = torch.randn(4, 5, generator=generator), torch.randn(4, 5, 1, 3, 3, generator=generator)
-    for image, step in enumerate(deepfool_step(logits, jacobian)):
+    gaps, normals = torch.randn(4, 4, generator=generator), torch.randn(4, 4, 1, 3, 3, generator=generator)
+    for image, step in enumerate(deepfool_step(gaps, normals)):
         candidates = []
-        for other in range(1, 5):
-            normal = jacobian[image, other] - jacobian[image, 0]
-            gap = (logits[image, other] - logits[image, 0]).abs() + STABILISER
+        for other in range(4):
+            gap, normal = gaps[image, other].abs() + STABILISER, normals[image, other]
             candidates.append((gap / normal.norm(), gap / normal.norm() ** 2 * normal))
         torch.testing.assert_close(step, min(candidates, key=lambda pair: pair[0])[1])
 
 
 def test_a_step_on_the_boundary_still_crosses_it():
-    step = deepfool_step(torch.zeros(1, 2), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1, 1))
+    step = deepfool_step(torch.zeros(1, 1), torch.ones(1, 1, 1, 1, 1))
     assert step.item() == pytest.approx(STABILISER)
 
 
 def test_steps_without_a_slope_are_zero():
-    assert not deepfool_step(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2, 3, 4, 4)).any()
+    assert not deepfool_step(torch.tensor([[-1.0]]), torch.zeros(1, 1, 3, 4, 4)).any()
 
 
 def test_its_constants_are_those_of_the_authors():
@@ -118,12 +117,12 @@ def test_perturbations_are_far_smaller_than_random_ones_that_fool(network, image
     assert right(network, images + same_size, predicted).float().mean() > 0.8
 
 
-def test_linear_classifiers_cost_three_forward_and_k_backward_passes(grey):
+def test_linear_classifiers_cost_two_forward_passes_and_a_backward_pass_per_other_class(grey):
     surrogate = FullGradient(random_linear(3, 192))
     passes = surrogate.start_counting(50, grey.device)
     DeepFool()(surrogate, grey, LABELS)
-    assert passes.forward.tolist() == [3] * 50
-    assert passes.backward.tolist() == [3] * 50
+    assert passes.forward.tolist() == [2] * 50
+    assert passes.backward.tolist() == [2] * 50
 
 
 def test_passes_are_counted_exactly(network, images, labels):
@@ -134,9 +133,25 @@ def test_passes_are_counted_exactly(network, images, labels):
     DeepFool(steps=8, candidates=3)(surrogate, images, labels)
     handle.remove()
     assert passes.forward.sum() == sum(rows)
-    steps = (passes.forward - 1) // 2
-    assert torch.equal(passes.backward, 3 * steps)
+    steps = passes.forward // 2
+    assert torch.equal(passes.backward, 2 * steps)
     assert len(steps.unique()) > 1
+
+
+@pytest.mark.parametrize(("candidates", "backward"), [(3, 16), (10, 24), (None, 24)])
+def test_an_image_that_is_never_fooled_costs_what_is_foretold(images, candidates, backward):
+    surrogate, attack = FullGradient(Flat()), DeepFool(steps=8, candidates=candidates)
+    passes = surrogate.start_counting(16, images.device)
+    attack(surrogate, images, torch.zeros(16, dtype=torch.int64))
+    assert passes.forward.tolist() == [attack.cost(4).forward] * 16 == [16] * 16
+    assert passes.backward.tolist() == [attack.cost(4).backward] * 16 == [backward] * 16
+
+
+class Flat(torch.nn.Module):
+    """Four logits that no pixel changes."""
+
+    def forward(self, images):
+        return images.flatten(1)[:, :4] * 0 + torch.arange(4.0)
 
 
 def test_in_a_fixed_shape_an_image_pays_for_its_own_steps_alone(network, images, labels):
@@ -163,8 +178,7 @@ def test_pixels_at_a_bound_are_left_out_of_a_step_that_is_told_of_them():
     """Only pixels that would leave [0, 1] stay; the others make up for them."""
     pixels = torch.tensor([0.0, 1.0, 0.0, 0.5]).view(1, 1, 2, 2)
     normal = torch.tensor([-3.0, 3.0, 1.0, 2.0])
-    jacobian = torch.stack([torch.zeros(4), normal]).view(1, 2, 1, 2, 2)
-    step = deepfool_step(torch.tensor([[1.0, 0.0]]), jacobian, pixels)
+    step = deepfool_step(torch.tensor([[-1.0]]), normal.view(1, 1, 1, 2, 2), pixels)
     torch.testing.assert_close(step.flatten(), torch.tensor([0.0, 0.0, 1.0, 2.0]) / 5, rtol=1e-4, atol=1e-6)
 
 

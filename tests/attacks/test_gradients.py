@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_advdef.attacks import gradients
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import logits_and_jacobian, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import boundaries, logits_and_jacobian, loss_and_gradient, mean_loss
 from lightning_advdef.attacks.losses import LOSSES, cross_entropy
 from lightning_advdef.attacks.surrogates import FullGradient
 from lightning_advdef.rng import SampleRNG
@@ -110,6 +111,38 @@ def test_jacobian_of_chosen_classes_is_a_part_of_the_whole(network, images, rng)
     _, whole = logits_and_jacobian(FullGradient(network), images[:3], None, rng[:3])
     _, part = logits_and_jacobian(FullGradient(network), images[:3], classes, rng[:3])
     torch.testing.assert_close(part, whole[torch.arange(3)[:, None], classes])
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_gradients_do_not_depend_on_how_many_share_a_call(network, images, rng, monkeypatch, together):
+    _, expected = logits_and_jacobian(FullGradient(network), images, None, rng)
+    monkeypatch.setitem(gradients.ROWS_PER_CALL, "cpu", together * len(images))
+    _, found = logits_and_jacobian(FullGradient(network), images, None, rng)
+    torch.testing.assert_close(found, expected)
+
+
+def test_boundaries_are_differences_of_logits_and_of_their_gradients(network, images, rng):
+    classes = torch.tensor([[3, 0, 1], [1, 2, 0]])
+    logits, jacobian = logits_and_jacobian(FullGradient(network), images[:2], classes, rng[:2])
+    found = boundaries(FullGradient(network), images[:2], classes, rng[:2])
+    torch.testing.assert_close(found.gaps, logits.gather(1, classes[:, 1:]) - logits.gather(1, classes[:, :1]))
+    torch.testing.assert_close(found.normals, jacobian[:, 1:] - jacobian[:, :1])
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(2, 2), (3, 3), (100, 4), (None, 4)])
+def test_boundaries_of_a_number_of_classes_are_those_of_the_highest_logits(network, images, rng, wanted, count):
+    found = boundaries(FullGradient(network), images, wanted, rng)
+    assert torch.equal(found.classes, network(images).argsort(dim=1, descending=True)[:, :count])
+    assert found.normals.shape == (16, count - 1, 2, 6, 6)
+
+
+def test_boundaries_cost_a_backward_pass_per_other_class(network, images, rng):
+    surrogate = Noisy(network)
+    surrogate.max_rows = 20
+    passes = surrogate.start_counting(16, images.device)
+    boundaries(surrogate, images, 3, rng)
+    assert passes.forward.tolist() == [3] * 16
+    assert passes.backward.tolist() == [6] * 16
 
 
 def test_jacobian_is_averaged_over_the_draws(network, images, rng):
