@@ -25,8 +25,8 @@ class Case:
         steps: Steps, queries for Square; of each search step for Carlini and Wagner.
         minimal: Judged by the median norm instead of robust accuracy.
         random: Whether seeds matter.
-        priced: Whether all images that are not broken cost the same, so that needed passes can be told. In FAB those that
-            cross the boundary beyond the budget cost more.
+        priced: Whether all images that are not broken cost the same, so that needed passes can be told. In FAB those
+            that cross the boundary beyond the budget cost more.
     """
 
     norms: Sequence[Norm]
