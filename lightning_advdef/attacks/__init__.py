@@ -5,6 +5,7 @@ from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNorm
 from lightning_advdef.attacks.bisection import Bisection
 from lightning_advdef.attacks.ddn import DDN
 from lightning_advdef.attacks.deepfool import DeepFool
+from lightning_advdef.attacks.fab import FAB, TargetedFAB
 from lightning_advdef.attacks.fgsm import FGM, FGSM
 from lightning_advdef.attacks.fmn import FMN
 from lightning_advdef.attacks.mim import MIM
@@ -27,6 +28,7 @@ __all__ = [
     "BPDA",
     "DDN",
     "EOT",
+    "FAB",
     "FGM",
     "FGSM",
     "FMN",
@@ -43,6 +45,7 @@ __all__ = [
     "Surrogate",
     "SurrogateFactory",
     "TargetedAPGD",
+    "TargetedFAB",
     "Transfer",
     "Undefended",
 ]

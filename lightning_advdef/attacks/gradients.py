@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -166,3 +167,46 @@ def _boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | No
     one_hot = torch.nn.functional.one_hot(classes.t(), logits.shape[1]).to(logits.dtype)
     normals = _gradient(logits, leaf, one_hot[1:] - one_hot[:1], batched=True).transpose(0, 1)
     return Boundaries(logits.detach(), classes, scores[:, 1:] - scores[:, :1], normals)
+
+
+@dataclass(frozen=True)
+class TracedLogits:
+    """A forward pass that may still be differentiated, once: for attacks that first look where they are.
+
+    Attributes:
+        surrogate: The classifier that was asked.
+        images: What it was asked about, requiring gradients, shape ``(N, C, H, W)``.
+        outputs: Mean logits with their graph, shape ``(N, K)``.
+        rng: The rows' random numbers for this pass.
+    """
+
+    surrogate: Surrogate
+    images: Tensor
+    outputs: Tensor
+    rng: SampleRNG
+
+    @property
+    def logits(self) -> Tensor:
+        """Mean logits ``(N, K)``, detached."""
+        return self.outputs.detach()
+
+    def gradients(self, cotangents: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Gradients of weighted sums of logits by the image, shape ``(N, M, C, H, W)``.
+
+        Args:
+            cotangents: Weights of the logits, shape ``(M, N, K)``.
+            wanted: Images whose gradients are used, bool, shape ``(N,)``: passes are booked for these; None for all.
+        """
+        found = _gradient(self.outputs, self.images, cotangents, batched=True).transpose(0, 1)
+        self.surrogate.watch(found)
+        if self.surrogate.passes is not None:
+            rows = slice(None) if wanted is None else wanted
+            self.surrogate.count_backward(self.rng[rows], self.surrogate.draws * len(cotangents), found[rows])
+        return found
+
+
+def traced_logits(surrogate: Surrogate, images: Tensor, rng: SampleRNG) -> TracedLogits:
+    """Mean logits of one forward pass of all images, whose graph is kept; images ``(N, C, H, W)``."""
+    leaf = images.detach().requires_grad_()
+    logits = surrogate(leaf, rng)
+    return TracedLogits(surrogate, leaf, logits.to(torch.promote_types(logits.dtype, torch.float32)).mean(dim=0), rng)

@@ -10,6 +10,7 @@ from lightning_advdef.attacks import (
     APGD,
     BIM,
     DDN,
+    FAB,
     FGM,
     FGSM,
     FMN,
@@ -22,6 +23,7 @@ from lightning_advdef.attacks import (
     Noise,
     Square,
     TargetedAPGD,
+    TargetedFAB,
 )
 
 EXPORTED = [
@@ -35,6 +37,9 @@ SETTINGS = {
     APGD: [APGD(eps, norm, steps=8, restarts=2) for norm, eps in BUDGETS.items() if norm in APGD.norms]
     + [APGD(0.05, steps=8, loss="dlr", start=BIM(0.03, steps=2))],
     TargetedAPGD: [TargetedAPGD(eps, norm, steps=6) for norm, eps in BUDGETS.items() if norm in TargetedAPGD.norms],
+    FAB: [FAB(norm, steps=8) for norm in FAB.norms] + [FAB(steps=4, restarts=2, enough=0.03)],
+    TargetedFAB: [TargetedFAB(norm, steps=8) for norm in FAB.norms]
+    + [TargetedFAB("l2", steps=8, targets=2, enough=0.3)],
     FGSM: [FGSM(eps, norm) for norm, eps in BUDGETS.items()],
     FGM: [FGM(eps, norm) for norm, eps in BUDGETS.items()],
     PGD: [PGD(eps, norm, steps=6, restarts=2) for norm, eps in BUDGETS.items()]

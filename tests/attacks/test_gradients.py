@@ -5,7 +5,13 @@ from torch import nn
 
 from lightning_advdef.attacks import gradients
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import boundaries, logits_and_jacobian, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import (
+    boundaries,
+    logits_and_jacobian,
+    loss_and_gradient,
+    mean_loss,
+    traced_logits,
+)
 from lightning_advdef.attacks.losses import LOSSES, cross_entropy
 from lightning_advdef.attacks.surrogates import FullGradient
 from lightning_advdef.rng import SampleRNG
@@ -192,3 +198,23 @@ def test_zero_gradients_are_not_booked_where_there_is_a_gradient(network, images
     passes = surrogate.start_counting(16, images.device)
     loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
     assert not passes.zero_gradients.any()
+
+
+def test_a_traced_pass_gives_the_gradients_of_sums_of_logits(network, images, rng):
+    trace = traced_logits(FullGradient(network), images, rng)
+    cotangents = torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0))
+    _, jacobian = logits_and_jacobian(FullGradient(network), images, None, rng)
+    torch.testing.assert_close(trace.logits, network(images).detach())
+    expected = torch.einsum("mnk,nkchw->nmchw", cotangents, jacobian)
+    torch.testing.assert_close(trace.gradients(cotangents), expected)
+    single = traced_logits(FullGradient(network), images, rng).gradients(cotangents[:1])
+    torch.testing.assert_close(single, expected[:, :1])
+
+
+def test_a_traced_pass_is_booked_for_the_gradients_that_are_wanted(network, images, rng):
+    surrogate = Noisy(network)
+    passes = surrogate.start_counting(16, images.device)
+    trace = traced_logits(surrogate, images[:4], rng[:4])
+    trace.gradients(torch.ones(2, 4, 4), wanted=torch.tensor([True, False, True, False]))
+    assert passes.forward.tolist() == [3] * 4 + [0] * 12
+    assert passes.backward.tolist() == [6, 0, 6, 0] + [0] * 12
