@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, functools.partial) and inspect.isclass(value.func):
         return plain(value.func) | {"init_args": plain(value.keywords)}
     if dataclasses.is_dataclass(value):
-        arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         return plain(type(value)) | {"init_args": plain(arguments)}
     return _DROPPED
 

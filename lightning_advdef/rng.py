@@ -84,6 +84,10 @@ class SampleRNG:
         """The random numbers of some of the images (mask, indices or slice)."""
         return SampleRNG(self.keys[selection], self.rows[selection])
 
+    def numbered(self) -> SampleRNG:
+        """The same random numbers as those of a batch of their own: rows count from 0 again."""
+        return replace(self, rows=torch.arange(len(self), device=self.keys.device))
+
     def repeat(self, times: int) -> SampleRNG:
         """The images stacked ``times`` times, as ``torch.cat([images] * times)``."""
         return SampleRNG(self.keys.repeat(times), self.rows.repeat(times))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lightning_advdef.rng import SampleRNG
 
 Norm = Literal["linf", "l2", "l1"]
-Access = Literal["white", "bpda", "gray", "transfer", "query", "adaptive"]
+Access = Literal["white", "bpda", "gray", "transfer", "query", "adaptive", "none"]
 
 
 Purify = Callable[[Tensor, "SampleRNG"], Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar, Literal, Self
@@ -145,6 +145,10 @@ class Attack(ABC):
     def with_eps(self, eps: float) -> Self:
         """The same attack for another budget; a minimal-norm attack has none."""
         return self
+
+    def parts(self) -> Mapping[str, Attack]:
+        """Attacks that it is made of, by name, each with an accuracy of its own in the result; none for most."""
+        return {}
 
     def clip(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1], unless the protocol has no box."""

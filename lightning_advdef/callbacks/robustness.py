@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence, Sized
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,19 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from lightning_advdef.attacks import MinimalNormAttack
-from lightning_advdef.attacks.verdict import verdict_flags
 from lightning_advdef.callbacks.pictures import Pictures
 from lightning_advdef.callbacks.progress import AttackProgress
+from lightning_advdef.callbacks.writer import AdversarialWriter
+from lightning_advdef.evaluation.cache import AdversarialCache
+from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.fingerprint import fingerprint
-from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows
-from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
+from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows, Search
+from lightning_advdef.evaluation.result import make_result
+from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names
 from lightning_advdef.evaluation.store import ResultStore, join_rows
-from lightning_advdef.evaluation.summary import summarise, validation_metric_names, validation_metrics
+from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.types import Batch
-
-_DOUBTFUL_ZERO_SHARE = 0.05  # some networks saturate on single images; more than that is masking
-_VERSIONS = ("lightning-advdef", "torch", "pytorch-lightning")
 
 
 class RobustnessEvaluation(Callback):
@@ -44,6 +42,10 @@ class RobustnessEvaluation(Callback):
         strict: One padded batch shape and no image leaves early: bit-equal for any order, loader, number of processes.
         draws: Passes on which a stochastic defense is graded.
         seed: Of all attacks and gradings.
+        search: ``bfloat16`` lets networks compute in it while attacks search; verdicts stay float32.
+        rounded: Also judge the adversarial images after rounding to 8 bits, as a file would hold them.
+        write: Name of the scenario whose adversarial images ``predict`` writes to ``<folder>/adversarial_<name>.npz``.
+        cache: Folder that keeps adversarial images under a hash of all that made them; None to keep none.
         every_n_epochs: In ``fit``, attack the validation images every so many epochs; 0 for never.
         folder: Where results go; the command line sets it to the run's folder. None for the Trainer's log folder.
         overwrite: Replace the result of a different run in that folder.
@@ -60,6 +62,10 @@ class RobustnessEvaluation(Callback):
         strict: bool = False,
         draws: int = 10,
         seed: int = 0,
+        search: Search = "float32",
+        rounded: bool = False,
+        write: str | None = None,
+        cache: str | None = None,
         every_n_epochs: int = 0,
         folder: str | None = None,
         overwrite: bool = False,
@@ -72,8 +78,10 @@ class RobustnessEvaluation(Callback):
                 f"{every_n_epochs}"
             )
         self.scenarios = list(scenarios)
-        self.settings = JudgeSettings(batch_size, strict, draws, seed)
+        self.settings = JudgeSettings(batch_size, strict, draws, seed, search, rounded)
+        self.cache = None if cache is None else AdversarialCache(cache)
         self.every_n_epochs = every_n_epochs
+        self.write = write
         self.folder = folder
         self.overwrite = overwrite
         self.progress = progress
@@ -84,8 +92,10 @@ class RobustnessEvaluation(Callback):
         self._judged: set[int] = set()
         self._monitored: dict[str, float] = {}
         self._seen = 0
+        self._left: int | None = None
         self._bar: AttackProgress | None = None
         self._pictures: Pictures | None = None
+        self._writer: AdversarialWriter | None = None
 
     # Lightning's hooks
 
@@ -94,7 +104,7 @@ class RobustnessEvaluation(Callback):
         if not self.scenarios:
             return
         mean_image = self._mean_image(trainer)
-        judge = Judge(pl_module, self.scenarios, self.settings, mean_image)
+        judge = Judge(pl_module, self.scenarios, self.settings, mean_image, self.cache)
         self._store = self._open_store(trainer, pl_module, judge)
         if self._store.complete:
             return
@@ -142,12 +152,13 @@ class RobustnessEvaluation(Callback):
         if self._judge is not None:
             self._flush()
             rows = self._gather(trainer)
-            self._monitored = validation_metrics(rows, self.scenarios)
+            self._monitored = validation_metrics(rows, self._judge.scenarios)
             self._end()
             pl_module.log_dict(self._monitored)
         elif self.every_n_epochs and not trainer.sanity_checking:
             # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
-            pl_module.log_dict(self._monitored or dict.fromkeys(validation_metric_names(self.scenarios), math.nan))
+            names = validation_metric_names(expand(self.scenarios, pl_module))
+            pl_module.log_dict(self._monitored or dict.fromkeys(names, math.nan))
 
     def _gather(self, trainer: Trainer) -> Rows:
         """Rows of all processes, each image once."""
@@ -156,6 +167,38 @@ class RobustnessEvaluation(Callback):
             parts = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, self._kept)
         return join_rows([rows for part in parts for rows in part])
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gets ready to write the adversarial images of one scenario.
+
+        Raises:
+            ValueError: If there is no such scenario, or several processes would write one file.
+        """
+        if self.write is None:
+            return
+        found = [scenario for scenario in expand(self.scenarios, pl_module) if scenario.name == self.write]
+        if not found or trainer.world_size > 1:
+            names = ", ".join(scenario.name for scenario in expand(self.scenarios, pl_module)) or "none"
+            raise ValueError(
+                f"evaluation.write takes the name of a scenario ({names}) and one process, got {self.write!r} and "
+                f"{trainer.world_size}"
+            )
+        judge = Judge(pl_module, found, self.settings, cache=self.cache)
+        name = self.write.replace("/", "_")
+        self._writer = AdversarialWriter(judge, self._folder(trainer) / f"adversarial_{name}.npz")
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        """Attacks the images that were just predicted."""
+        if self._writer is not None:
+            self._writer(self._as_batch(trainer, batch))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file."""
+        if self._writer is not None:
+            print(f"adversarial images: {self._writer.save()}")
+        self._writer = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order; shards stay and the next run goes on from them."""
@@ -170,11 +213,14 @@ class RobustnessEvaluation(Callback):
         self._pending, self._kept, self._seen = [], [], 0
         self._pictures = Pictures() if self._store is not None and trainer.is_global_zero else None
         judge.watch = self._pictures
+        dataset = getattr(loader, "dataset", None)
+        left = None
+        if isinstance(dataset, Sized):
+            left = -(-max(0, len(dataset) - len(self._judged)) // trainer.world_size)
+        self._left = left if trainer.is_global_zero and self._store is not None else None
         if self.progress and trainer.is_global_zero and sys.stderr.isatty():
-            dataset = getattr(loader, "dataset", None)
-            left = max(0, len(dataset) - len(self._judged)) if isinstance(dataset, Sized) else None
-            bounded = [s.name for s in self.scenarios if not isinstance(s.attack, MinimalNormAttack)]
-            self._bar = AttackProgress(left and -(-left // trainer.world_size), bounded)
+            bounded = [s.name for s in judge.scenarios if not isinstance(s.attack, MinimalNormAttack)]
+            self._bar = AttackProgress(left, bounded)
 
     def _end(self) -> None:
         if self._bar is not None:
@@ -204,12 +250,22 @@ class RobustnessEvaluation(Callback):
         joined = Batch(*(torch.cat(tensors) for tensors in zip(*self._pending, strict=True)))
         size = self.settings.batch_size
         self._pending = [Batch(*(tensor[size:] for tensor in joined))]
-        rows = self._judge(Batch(*(tensor[:size] for tensor in joined)))
+        batch = Batch(*(tensor[:size] for tensor in joined))
+        self._announce(batch)
+        rows = self._judge(batch, None if self._store is None else self._store.known(batch.indices))
         self._kept.append(rows)
         if self._store is not None:
             self._store.add(rows)
         if self._bar is not None:
             self._bar.judged(rows)
+
+    def _announce(self, batch: Batch) -> None:
+        """Says once, before the first batch, what the evaluation costs at most."""
+        if self._left and self._judge is not None:
+            sentence = estimate(self._judge.defense, list(self._judge.runners.values()), batch, self._left)
+            if sentence:
+                print(sentence)
+        self._left = None
 
     def _as_batch(self, trainer: Trainer, batch: Any) -> Batch:
         """Our own batches as they are; ``(images, labels)`` of a foreign loader numbered in the loader's order."""
@@ -229,7 +285,7 @@ class RobustnessEvaluation(Callback):
     # the result folder
 
     def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> ResultStore:
-        folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
+        folder = self._folder(trainer)
         identity = fingerprint(trainer, pl_module, judge)
         if trainer.is_global_zero:
             ResultStore(folder, identity, self.overwrite).open()
@@ -238,6 +294,9 @@ class RobustnessEvaluation(Callback):
         self._judged = store.judged()
         trainer.strategy.barrier()
         return store
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(self.folder or trainer.log_dir or trainer.default_root_dir)
 
     def _mean_image(self, trainer: Trainer) -> Tensor | None:
         if not any(isinstance(scenario.attack, MinimalNormAttack) for scenario in self.scenarios):
@@ -249,38 +308,7 @@ class RobustnessEvaluation(Callback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, judge: Judge, store: ResultStore) -> None:
         store.wait_for(range(trainer.world_size))
         rows = store.gather()
-        summary = summarise(rows, self.scenarios, judge.describe())
-        stochastic = bool(rows["clean/stochastic"].any())
-        result = {
-            "summary_of": "test",
-            **summary,
-            "stochastic": stochastic,
-            "flags": verdict_flags(),
-            "versions": {name: version(name) for name in _VERSIONS},
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": str(pl_module.device),
-            "world_size": trainer.world_size,
-            "warnings": self._warnings(pl_module, stochastic, summary["scenarios"]),
-        }
+        result = make_result(rows, judge, str(pl_module.device), trainer.world_size)
         store.finish(rows, result)
         if self._pictures is not None:
-            self._pictures.log(trainer, rows, result, self.scenarios)
-
-    def _warnings(
-        self, pl_module: LightningModule, stochastic: bool, scenarios: Sequence[Mapping[str, Any]]
-    ) -> list[str]:
-        """What makes a number doubtful, in a sentence each."""
-        warnings = [
-            f"{scenario['name']}: the gradient was zero in all pixels for {100 * scenario['zero_gradient_share']:.0f}% "
-            "of the images, so that they survive says nothing; attack with loss: margin if the network is too sure, or "
-            "through a surrogate that goes around the step that cuts the gradient, such as Undefended"
-            for scenario in scenarios
-            if scenario["zero_gradient_share"] > _DOUBTFUL_ZERO_SHARE
-        ]
-        if stochastic and not getattr(pl_module, "stochastic", False):
-            warnings.append("predictions differ between two passes: graded on several draws; attack it with EOT")
-        if stochastic and any(isinstance(scenario.attack, MinimalNormAttack) for scenario in self.scenarios):
-            warnings.append(
-                "minimal-norm attacks stop at one lucky draw of a random defense: their norms are too small"
-            )
-        return warnings
+            self._pictures.log(trainer, rows, result, judge.scenarios)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lightning_advdef.types import ImageSpec
+from lightning_advdef.types import ImageSpec, Norm
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,6 +22,23 @@ SPECS: dict[str, ImageSpec] = {
     )
 }
 _FREE_FORM = re.compile(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)x([1-9]\d*)")
+
+
+# what the literature (RobustBench where it has the data set) attacks with, in pixel units
+_STANDARD_EPS: dict[str, dict[Norm, float]] = {
+    "digits": {"linf": 0.1, "l2": 0.5},
+    "mnist": {"linf": 0.3, "l2": 2.0},
+    "fashion_mnist": {"linf": 0.1, "l2": 1.5},
+    "cifar10": {"linf": 8 / 255, "l2": 0.5},
+    "cifar100": {"linf": 8 / 255, "l2": 0.5},
+    "svhn": {"linf": 8 / 255, "l2": 0.5},
+    "imagenet": {"linf": 4 / 255, "l2": 3.0},
+}
+
+
+def standard_eps(name: str, norm: Norm) -> float | None:
+    """The usual budget on a data set, in pixel units; None where there is none."""
+    return _STANDARD_EPS.get(name, {}).get(norm)
 
 
 def get_spec(name: str) -> ImageSpec:

@@ -5,27 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sized
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-import lightning_advdef
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
+from lightning_advdef.evaluation.hashing import code_hash
 from lightning_advdef.evaluation.judge import Judge
 
 _NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
 _FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed
-
-
-@cache
-def code_hash() -> str:
-    """Hash of this package's source, so that a result is never continued or repeated by other code."""
-    root = Path(lightning_advdef.__file__).parent
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()[:16]
 
 
 def data_hash(dataset: Any) -> str | None:

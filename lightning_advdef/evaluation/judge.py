@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate
-from lightning_advdef.attacks.lp_ball import lp_norm
-from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic, is_stochastic
-from lightning_advdef.evaluation.scenario import Scenario, require_unique_names
+from lightning_advdef.attacks.cascade import ROBUST
+from lightning_advdef.attacks.goal import Goal
+from lightning_advdef.attacks.losses import margin
+from lightning_advdef.attacks.lp_ball import lp_norm, per_image
+from lightning_advdef.attacks.verdict import deployed_logits, is_stochastic
+from lightning_advdef.evaluation.cache import AdversarialCache
+from lightning_advdef.evaluation.runner import ScenarioRunner
+from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Norm
 
 Rows = dict[str, Tensor]
+Search = Literal["float32", "bfloat16"]
+_SPENT = ("forward", "backward", "zero_gradients")
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 
 # on a CPU the last elements of a tensor that do not fill a vector register are computed by other code, which rounds
@@ -33,12 +40,24 @@ class JudgeSettings:
         strict: One padded batch shape and no image leaves early: bit-equal for any order, loader, number of processes.
         draws: Passes on which a stochastic defense is graded.
         seed: Of all attacks and gradings.
+        search: What networks compute in while attacks search; verdicts are float32 whatever this is.
+        rounded: Also judge the adversarial images after rounding to 8 bits.
+
+    Raises:
+        ValueError: If strict mode is asked for a search in bfloat16.
     """
 
     batch_size: int = 256
     strict: bool = False
     draws: int = 10
     seed: int = 0
+    search: Search = "float32"
+    rounded: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be promised."""
+        if self.strict and self.search != "float32":
+            raise ValueError("strict mode promises equal bits and searches in float32: leave out --evaluation.search")
 
 
 class Judge:
@@ -46,9 +65,10 @@ class Judge:
 
     Args:
         defense: The deployed defense, or any network that maps images to logits.
-        scenarios: What to run.
+        scenarios: What to run; those with several budgets or ``surrogate: adaptive`` become several rows.
         settings: How.
         mean_image: Mean training image ``(C, H, W)``, for norms relative to the centred image; None to leave them out.
+        cache: Where adversarial images are kept between runs; None to keep none.
 
     Raises:
         ValueError: If two scenarios share a name.
@@ -60,58 +80,83 @@ class Judge:
         scenarios: Sequence[Scenario],
         settings: JudgeSettings | None = None,
         mean_image: Tensor | None = None,
+        cache: AdversarialCache | None = None,
     ) -> None:
-        require_unique_names(scenarios)
         self.defense = defense
         self.settings = settings or JudgeSettings()
         self.mean_image = mean_image
-        self.scenarios = list(scenarios)
-        self.surrogates = {scenario.name: self._bind(scenario) for scenario in scenarios}
+        self.scenarios = expand(scenarios, defense)
+        require_unique_names(self.scenarios)
+        self.runners = {s.name: ScenarioRunner(s, self._bind(s), cache) for s in self.scenarios}
         self.stochastic: bool | None = None
         self.watch: Callable[[str, Batch, Tensor, Rows], None] | None = None
 
     def _bind(self, scenario: Scenario) -> Surrogate:
         surrogate = scenario.bind(self.defense)
         surrogate.fixed_shape = self.settings.strict
+        surrogate.search_dtype = getattr(torch, self.settings.search)
+        surrogate.max_rows = self._padded_size if self.settings.strict else self.settings.batch_size
         return surrogate
+
+    @property
+    def _padded_size(self) -> int:
+        return -(-self.settings.batch_size // _STRICT_MULTIPLE) * _STRICT_MULTIPLE
 
     def describe(self) -> list[dict[str, Any]]:
         """The scenarios as plain values."""
-        return [scenario.describe(self.surrogates[scenario.name]) for scenario in self.scenarios]
+        return [runner.scenario.describe(runner.surrogate) for runner in self.runners.values()]
 
-    def __call__(self, batch: Batch) -> Rows:
-        """One row per image: columns ``index``, ``label``, ``clean/...`` and ``<scenario>/...``."""
+    def __call__(self, batch: Batch, known: Rows | None = None) -> Rows:
+        """One row per image: columns ``index``, ``label``, ``clean/...`` and ``<scenario>/...``.
+
+        Args:
+            batch: The images.
+            known: Rows of the same images from an evaluation with fewer scenarios, or fewer parts of a cascade: these
+                are not judged again, and a part that was added attacks the survivors alone.
+        """
         with torch.inference_mode(False), torch.no_grad():
             # tensors made in inference mode cannot be saved for backward: all of them are copied
-            return self._judge(Batch(*(tensor.clone() for tensor in batch)))
+            return self._judge(Batch(*(tensor.clone() for tensor in batch)), known or {})
 
-    def _judge(self, batch: Batch) -> Rows:
+    def _judge(self, batch: Batch, known: Rows) -> Rows:
         count = len(batch.images)
+        known = {name: column.to(batch.images.device) for name, column in known.items()}
         if self.settings.strict:
+            known = {name: _padded(column, self._padded_size) for name, column in known.items()}
             batch = self._pad(batch)
         rng = SampleRNG.for_images(batch.indices, self.settings.seed)
         rows = self._clean_rows(batch, rng)
+        made: dict[str, Tensor] = {}
         for scenario in self.scenarios:
-            adversarial, found = self._attack(scenario, batch, rng)
-            rows |= found
+            earlier = columns_of(known, scenario.name)
+            if not self._missing(scenario, earlier):
+                rows |= _named(scenario.name, earlier)
+                continue
+            images, columns = self._scenario_columns(scenario, batch, rng, rows, made, earlier)
+            rows |= _named(scenario.name, columns)
+            made[scenario.name] = images
             if self.watch is not None:
-                self.watch(scenario.name, batch, adversarial[:count], rows)
+                self.watch(scenario.name, batch, images[:count], rows)
         return {name: column[:count].cpu() for name, column in rows.items()}
+
+    def _missing(self, scenario: Scenario, earlier: Rows) -> bool:
+        """Whether there is something to run that the earlier columns do not hold."""
+        parts = scenario.attack.parts()
+        return "correct" not in earlier or any(f"{part}/correct" not in earlier for part in parts)
 
     def _pad(self, batch: Batch) -> Batch:
         """Repeats the first image until the batch has the one shape of strict mode."""
         count, size = len(batch.images), self.settings.batch_size
         if count > size:
             raise ValueError(f"strict mode takes at most {size} images, got {count}")
-        lacking = -(-size // _STRICT_MULTIPLE) * _STRICT_MULTIPLE - count
-        return Batch(*(torch.cat([tensor, tensor[:1].expand(lacking, *tensor.shape[1:])]) for tensor in batch))
+        return Batch(*(_padded(tensor, self._padded_size) for tensor in batch))
 
     def _clean_rows(self, batch: Batch, rng: SampleRNG) -> Rows:
         if self.stochastic is None:
             self._look_for_randomness(batch, rng)
         rows = {"index": batch.indices, "label": batch.labels}
         rows["clean/stochastic"] = torch.full_like(batch.labels, int(bool(self.stochastic)))
-        rows |= self._verdict("clean", batch.images, batch.labels, rng)
+        rows |= _named("clean", self._verdict(batch.images, batch.labels, rng.stream("clean")))
         rows |= {f"clean/{norm}": lp_norm(batch.images, norm) for norm in NORMS}
         if self.mean_image is not None:
             centred = batch.images - self.mean_image.to(batch.images)
@@ -120,23 +165,67 @@ class Judge:
 
     def _look_for_randomness(self, batch: Batch, rng: SampleRNG) -> None:
         self.stochastic = is_stochastic(self.defense, batch.images, rng)
-        for surrogate in self.surrogates.values():
-            surrogate.random = self.stochastic
+        for runner in self.runners.values():
+            runner.surrogate.random = self.stochastic
 
-    def _attack(self, scenario: Scenario, batch: Batch, rng: SampleRNG) -> tuple[Tensor, Rows]:
-        surrogate = self.surrogates[scenario.name]
-        passes = surrogate.start_counting(len(batch.images), batch.images.device)
-        with exact_arithmetic():
-            adversarial = scenario.attack(surrogate, batch.images, batch.labels, rng)
-        surrogate.passes = None
-        rows = self._verdict(scenario.name, adversarial, batch.labels, rng)
-        rows |= {f"{scenario.name}/{norm}": lp_norm(adversarial - batch.images, norm) for norm in NORMS}
-        rows |= {f"{scenario.name}/{kind}": counts for kind, counts in vars(passes).items()}
-        return adversarial, rows
+    def _scenario_columns(
+        self,
+        scenario: Scenario,
+        batch: Batch,
+        rng: SampleRNG,
+        rows: Rows,
+        made: Mapping[str, Tensor],
+        earlier: Rows,
+    ) -> tuple[Tensor, Rows]:
+        """Adversarial images and columns; images that are settled by what is known are not attacked.
 
-    def _verdict(self, name: str, images: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
-        """First prediction and share of correct draws."""
+        Settled are the images that earlier parts of the same cascade broke, and those that the scenario named in
+        ``after`` broke within its smaller budget. Of a random defense nothing is settled by earlier parts: their
+        images, which may have been right on some draws, are not kept.
+        """
+        settled, source, ledger = torch.zeros_like(batch.labels, dtype=torch.bool), earlier, {}
+        if earlier and not self.stochastic:
+            settled = earlier["broken_by"] != ROBUST
+            ledger = {name: column for name, column in earlier.items() if "/" in name}
+        elif scenario.after is not None:
+            settled, source = rows[f"{scenario.after}/correct"] == 0, columns_of(rows, scenario.after)
+        images, columns = self.runners[scenario.name](batch, rng, ~settled, ledger)
+        if scenario.after is not None and scenario.after in made:
+            images = torch.where(per_image(settled), made[scenario.after], images)
+        columns = columns | self._verdict(images, batch.labels, rng.stream(scenario.name))
+        columns |= {norm: lp_norm(images - batch.images, norm) for norm in NORMS}
+        spent = {name: earlier.get(name, 0) for name in columns if name in _SPENT}
+        merged = {
+            name: column if name in _SPENT else torch.where(settled, source.get(name, column), column)
+            for name, column in columns.items()
+        }
+        return images, merged | {name: merged[name] + before for name, before in spent.items()}
+
+    def _verdict(self, images: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
+        """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request."""
         draws = self.settings.draws if self.stochastic else 1
-        logits = deployed_logits(self.defense, images, rng.stream(name), draws)
-        drawn = logits.argmax(dim=2)
-        return {f"{name}/prediction": drawn[0], f"{name}/correct": (drawn == labels).float().mean(dim=0)}
+        logits = deployed_logits(self.defense, images, rng, draws)
+        predictions = logits.argmax(dim=2)
+        columns = {
+            "prediction": predictions[0],
+            "correct": (predictions == labels).float().mean(dim=0),
+            "margin": margin(logits[0], Goal(labels)),
+        }
+        if self.settings.rounded:
+            rounded = deployed_logits(self.defense, (images * 255).round() / 255, rng, draws).argmax(dim=2)
+            columns["rounded_correct"] = (rounded == labels).float().mean(dim=0)
+        return columns
+
+
+def columns_of(rows: Rows, scenario: str) -> Rows:
+    """The columns of one scenario, without its name."""
+    prefix = f"{scenario}/"
+    return {name.removeprefix(prefix): column for name, column in rows.items() if name.startswith(prefix)}
+
+
+def _named(scenario: str, columns: Rows) -> Rows:
+    return {f"{scenario}/{name}": column for name, column in columns.items()}
+
+
+def _padded(tensor: Tensor, size: int) -> Tensor:
+    return torch.cat([tensor, tensor[:1].expand(size - len(tensor), *tensor.shape[1:])])

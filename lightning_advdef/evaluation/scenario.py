@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from lightning_advdef.attacks import Attack, FullGradient, Surrogate, SurrogateFactory
+from lightning_advdef.attacks import Attack, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain
+from lightning_advdef.data.specs import standard_eps
+from lightning_advdef.types import Access, Eps
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class Scenario:
         attack: The attack with its settings.
         surrogate: What the attack differentiates: ``FullGradient`` (white box) unless stated; ``adaptive`` for each
             surrogate that the defense itself names, see :func:`expand`.
+        eps: Budgets in place of the attack's own: a list gives a row each; ``standard`` takes what is usual for the
+            data set (``data/specs.py``), and the attack's own eps where there is none.
+        after: Name of an earlier scenario of a smaller budget: images that it broke count as broken here and are not
+            attacked again. Lists of eps set it by themselves.
 
     Raises:
         ValueError: If the name cannot be a key of a result file.
@@ -33,6 +39,8 @@ class Scenario:
     name: str
     attack: Attack
     surrogate: Literal["adaptive"] | SurrogateFactory = FullGradient
+    eps: Literal["standard"] | list[Eps] | None = None
+    after: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the name."""
@@ -40,6 +48,14 @@ class Scenario:
             raise ValueError(f"a scenario's name has letters, digits, '_', '-' and '.' only, got {self.name!r}")
         if self.name == "clean":
             raise ValueError("'clean' names the images without attack: give the scenario another name")
+        if self.eps is not None and not isinstance(self.attack, FixedBudgetAttack):
+            raise ValueError(
+                f"{self.name}: {type(self.attack).__name__} has no budget that eps could replace: leave it out"
+            )
+        if isinstance(self.eps, list):
+            if len(set(self.eps)) != len(self.eps) or not self.eps:
+                raise ValueError(f"{self.name}: eps must be different numbers, got {self.eps}")
+            object.__setattr__(self, "eps", [Eps(size) for size in self.eps])
 
     def bind(self, defense: nn.Module) -> Surrogate:
         """The surrogate of one defense.
@@ -57,20 +73,29 @@ class Scenario:
             "name": self.name,
             "attack": plain(self.attack),
             **surrogate.describe(),
+            "access": self._access(surrogate),
+            "after": self.after,
         }
 
+    def _access(self, surrogate: Surrogate) -> Access:
+        """What the attacker knows: an attack that takes no gradients needs less than its surrogate offers."""
+        if self.attack.needs == "nothing":
+            return "none"
+        return "query" if self.attack.needs == "scores" and surrogate.access in ("white", "bpda") else surrogate.access
 
-class AdaptiveScenario(Scenario):
-    """One row of a scenario with ``surrogate: adaptive``, named ``<scenario>/<entry>``."""
+
+class ExpandedScenario(Scenario):
+    """One row of a scenario that stands for several, named ``<scenario>/<entry>``."""
 
     signs: ClassVar[str] = Scenario.signs + "/"
 
 
 def expand(scenarios: Sequence[Scenario], defense: nn.Module) -> list[Scenario]:
-    """The rows that are run: each ``adaptive`` scenario becomes one per surrogate that the defense names.
+    """The rows that are run: one per surrogate of an ``adaptive`` scenario, one per budget.
 
-    A defense that names none is attacked through its full gradient, under the scenario's own name. All other scenarios
-    stay as they are, so that expanding twice changes nothing.
+    A defense that names no adaptive surrogate is attacked through its full gradient, under the scenario's own name. Of
+    several budgets the smallest comes first, and each takes over the images that the one before it broke. All other
+    scenarios stay as they are, so that expanding twice changes nothing.
 
     Args:
         scenarios: What the configuration asks for.
@@ -82,18 +107,41 @@ def expand(scenarios: Sequence[Scenario], defense: nn.Module) -> list[Scenario]:
     Raises:
         ValueError: If two rows have one name, or an entry's name cannot be a key of a result file.
     """
-    rows = [row for scenario in scenarios for row in _rows_of(scenario, defense)]
+    rows = [row for scenario in scenarios for each in _surrogates(scenario, defense) for row in _budgets(each, defense)]
     require_unique_names(rows)
     return rows
 
 
-def _rows_of(scenario: Scenario, defense: nn.Module) -> list[Scenario]:
+def _surrogates(scenario: Scenario, defense: nn.Module) -> list[Scenario]:
     if scenario.surrogate != "adaptive":
         return [scenario]
     entries = as_defense(defense).adaptive_surrogates()
     if not entries:
-        return [Scenario(scenario.name, scenario.attack)]
-    return [AdaptiveScenario(f"{scenario.name}/{name}", scenario.attack, entry) for name, entry in entries.items()]
+        return [replace(scenario, surrogate=FullGradient)]
+    named = {f"{scenario.name}/{name}": entry for name, entry in entries.items()}
+    return [_row(scenario, name=name, surrogate=entry) for name, entry in named.items()]
+
+
+def _budgets(scenario: Scenario, defense: nn.Module) -> list[Scenario]:
+    if scenario.eps is None:
+        return [scenario]
+    attack = scenario.attack
+    assert isinstance(attack, FixedBudgetAttack)
+    if scenario.eps == "standard":
+        usual = standard_eps(getattr(getattr(defense, "spec", None), "name", ""), attack.norm)
+        return [replace(scenario, attack=attack if usual is None else attack.with_eps(usual), eps=None)]
+    sizes = sorted(scenario.eps)
+    names = [f"{scenario.name}/eps{size:.4g}" for size in sizes]
+    before = [scenario.after, *names[:-1]]
+    return [
+        _row(scenario, name=name, attack=attack.with_eps(size), eps=None, after=after)
+        for name, size, after in zip(names, sizes, before, strict=True)
+    ]
+
+
+def _row(scenario: Scenario, **changes: Any) -> ExpandedScenario:
+    settings = {field.name: getattr(scenario, field.name) for field in fields(scenario)}
+    return ExpandedScenario(**settings | changes)
 
 
 def require_unique_names(scenarios: Sequence[Scenario]) -> None:

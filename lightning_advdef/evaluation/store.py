@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -34,6 +35,26 @@ def first_difference(ours: Any, theirs: Any, where: str = "") -> str | None:
         pairs = enumerate(zip(ours, theirs, strict=True))
         return next((d for i, (a, b) in pairs if (d := first_difference(a, b, f"{where}[{i}]"))), None)
     return None if ours == theirs else f"{where}: {theirs} there, {ours} now"
+
+
+def extends(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether an evaluation does all that a finished one did, in the same way, and then more.
+
+    More are scenarios at the end of the list, or parts at the end of a cascade.
+    """
+    mine, other = (copy.deepcopy(dict(fingerprint)) for fingerprint in (ours, theirs))
+    try:
+        rows, before = mine["evaluation"].pop("scenarios"), other["evaluation"].pop("scenarios")
+    except (KeyError, TypeError):
+        return False
+    same = mine == other and len(rows) >= len(before)
+    return same and all(_extends_scenario(a, b) for a, b in zip(rows, before, strict=False))
+
+
+def _extends_scenario(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    mine, other = (copy.deepcopy(dict(scenario)) for scenario in (ours, theirs))
+    parts, before = (s.get("attack", {}).get("init_args", {}).pop("attacks", {}) for s in (mine, other))
+    return mine == other and list(parts.items())[: len(before)] == list(before.items())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -99,6 +120,8 @@ class ResultStore:
         if overwrite:
             self.clear()
         self._refuse_other_run()
+        extends_a_result = not self.complete and self._stored(self.json_path) is not None and self.npz_path.is_file()
+        self._extended = read_rows(self.npz_path) if extends_a_result else None
 
     @property
     def json_path(self) -> Path:
@@ -113,7 +136,17 @@ class ResultStore:
     @property
     def complete(self) -> bool:
         """Whether this very evaluation is already finished."""
-        return self.json_path.is_file() and self.npz_path.is_file()
+        return self.npz_path.is_file() and self._stored(self.json_path) == self.fingerprint
+
+    def known(self, indices: torch.Tensor) -> Rows | None:
+        """Rows of some images from a finished evaluation that this one extends; None if there is none."""
+        if self._extended is None:
+            return None
+        positions = torch.searchsorted(self._extended["index"], indices.cpu())
+        return {name: column[positions] for name, column in self._extended.items()}
+
+    def _stored(self, path: Path) -> Any:
+        return json.loads(path.read_text()).get("fingerprint") if path.is_file() else None
 
     def clear(self) -> None:
         """Removes an earlier result."""
@@ -123,14 +156,15 @@ class ResultStore:
 
     def _refuse_other_run(self) -> None:
         for path in (self.json_path, self.shards / "fingerprint.json"):
-            if path.is_file():
-                other = json.loads(path.read_text())
-                found = first_difference(self.fingerprint, other.get("fingerprint"))
-                if found:
-                    raise ResultFolderError(
-                        f"{self.folder} holds the result of a different run ({found}): choose another --name, "
-                        "or replace it with --overwrite"
-                    )
+            other = self._stored(path)
+            if other is None or (path == self.json_path and extends(self.fingerprint, other)):
+                continue
+            found = first_difference(self.fingerprint, other)
+            if found:
+                raise ResultFolderError(
+                    f"{self.folder} holds the result of a different run ({found}): choose another --name, "
+                    "or replace it with --overwrite"
+                )
 
     def open(self) -> None:
         """Makes the folder ready for shards, unless the evaluation is already finished."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.base import within_budget
+from lightning_advdef.attacks.cascade import WRONG_BEFORE
 from lightning_advdef.evaluation.judge import Rows
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm, worst_case
@@ -23,12 +24,12 @@ def attack_norm(attack: Attack) -> Norm:
     return attack.size_norm if isinstance(attack, MinimalNormAttack) else "l2"
 
 
-def robust(rows: Mapping[str, Tensor], scenario: str) -> Tensor:
+def robust(rows: Mapping[str, Tensor], scenario: str, column: str = "correct") -> Tensor:
     """Share of draws on which each attacked image is right, in [0, 1], shape ``(N,)``.
 
     An image that is wrong without an attack, on every draw, is not robust, whatever the attack makes of it.
     """
-    return torch.where(rows["clean/correct"] > 0, rows[f"{scenario}/correct"], 0.0)
+    return torch.where(rows["clean/correct"] > 0, rows[f"{scenario}/{column}"], 0.0)
 
 
 def fooled(rows: Mapping[str, Tensor], scenario: Scenario) -> Tensor:
@@ -107,9 +108,42 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
     }
+    if f"{name}/rounded_correct" in rows:
+        summary["rounded_accuracy"] = accuracy(robust(rows, name, "rounded_correct"))
+    if scenario.attack.parts():
+        summary["parts"] = _part_summaries(rows, scenario)
     if isinstance(scenario.attack, MinimalNormAttack):
         summary |= _minimal_norm_summary(rows, scenario, norm)
     return summary
+
+
+def _part_summaries(rows: Rows, scenario: Scenario) -> list[dict[str, Any]]:
+    """What each part of a cascade did, in order.
+
+    ``cumulative_accuracy`` is the accuracy after this part and all before it; ``accuracy`` that of the part by itself,
+    None where it was run on survivors alone. Both come from the draws that decided about survivors.
+    """
+    name, clean = scenario.name, (rows["clean/correct"] > 0).float()
+    standing, parts = clean * (rows[f"{name}/broken_by"] != WRONG_BEFORE), []
+    for number, part in enumerate(scenario.attack.parts()):
+        after = rows[f"{name}/{part}/correct"]
+        before, standing = standing, torch.fmin(standing, after)
+        attacked = ~after.isnan()
+        alone = bool(attacked[clean > 0].all())
+        parts.append(
+            {
+                "name": part,
+                "attacked": int(attacked.sum()),
+                "broken": int((rows[f"{name}/broken_by"] == number).sum()),
+                "accuracy_before": float(before.double().mean()),
+                "cumulative_accuracy": accuracy(standing),
+                "accuracy": accuracy(torch.fmin(clean, after)) if alone else None,
+                "passes": {
+                    kind: float(rows[f"{name}/{part}/{kind}"].double().mean()) for kind in ("forward", "backward")
+                },
+            }
+        )
+    return parts
 
 
 def _minimal_norm_summary(rows: Rows, scenario: Scenario, norm: Norm) -> dict[str, Any]:

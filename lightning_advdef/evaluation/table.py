@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,19 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
         row("  share fooled", lambda s: f"{100 * s['share_fooled']:.1f}%" if "share_fooled" in s else "")
     else:
         row(name, lambda s: percent(s["robust_accuracy"]))
+    row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
+    for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
+        row(f"  {part}: after it, alone", partial(_part, part))
     row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
+
+
+def _part(name: str, scenario: Mapping[str, Any]) -> str:
+    """Accuracy after a part and those before it, and of the part alone where it was run on all images."""
+    part = next((part for part in scenario.get("parts", []) if part["name"] == name), None)
+    if part is None:
+        return ""
+    alone = "-" if part["accuracy"] is None else f"{100 * part['accuracy']['value']:.2f}%"
+    return f"{100 * part['cumulative_accuracy']['value']:.2f}%, {alone}"
 
 
 def print_results(folders: Sequence[str | Path], console: Console | None = None) -> None:

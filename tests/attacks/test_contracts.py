@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from tests.attacks.helpers import (
 )
 
 FIXED_BUDGET = [attack for attack in EXPORTED if issubclass(attack, FixedBudgetAttack)]
+TAKING_EPS = [attack for attack in FIXED_BUDGET if "eps" in inspect.signature(attack).parameters]
 
 
 @pytest.fixture(params=ALL_SETTINGS, ids=name_of)
@@ -374,6 +376,8 @@ def test_settings_cannot_change(attack):
 
 
 def test_an_attack_prints_what_makes_it_again(attack):
+    if type(attack) not in EXPORTED:
+        pytest.skip("made shorter for these tests")
     assert eval(repr(attack), vars(attacks)) == attack
 
 
@@ -387,7 +391,7 @@ def needs_norm(exported, norm):
         pytest.skip(f"{exported.__name__} does not know {norm}")
 
 
-@pytest.mark.parametrize("exported", FIXED_BUDGET)
+@pytest.mark.parametrize("exported", TAKING_EPS)
 class TestEps:
     """The budget's range, for every attack that has one."""
 

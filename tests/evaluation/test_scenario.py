@@ -10,7 +10,7 @@ from torch import nn
 from lightning_advdef.__main__ import run
 from lightning_advdef.attacks import FGSM, FullGradient, Undefended
 from lightning_advdef.evaluation import Scenario, expand
-from tests.conftest import scenario
+from tests.conftest import result_of, scenario
 
 ATTACK = FGSM(0.1)
 DIGITS = ["--model=StandardModule", "--model.network=MLP", "--data=Digits"]
@@ -70,6 +70,15 @@ def test_an_entry_whose_name_would_spoil_the_result_is_refused():
 def test_a_scenario_that_was_not_expanded_is_not_run():
     with pytest.raises(ValueError, match="expand"):
         Scenario("suite", ATTACK, "adaptive").bind(Adaptive(a=FullGradient))
+
+
+def test_the_command_line_attacks_with_each_adaptive_surrogate(advdef):
+    scenarios = [scenario("suite", "PGD", surrogate="adaptive", eps=0.2, steps=3), scenario("white", "FGSM", eps=0.2)]
+    summary, rows = result_of(advdef.digits("test", "--model=tests.toys.KnownRounding", scenarios=scenarios))
+    found = [(row["name"], row["surrogate"], row["access"]) for row in summary["scenarios"]]
+    assert found == [("suite/bpda", "BPDA", "bpda"), ("suite/eot2", "EOT", "bpda"), ("white", "FullGradient", "white")]
+    assert summary["scenarios"][1]["surrogate_settings"]["samples"] == 2
+    assert (rows["suite/eot2/backward"] == 6).all()
 
 
 def test_the_saved_configuration_keeps_the_word_adaptive(capsys):

@@ -159,8 +159,7 @@ class Surrogate(ABC):
             return self._forward(images, rng)
 
     def _forward(self, images: Tensor, rng: SampleRNG) -> Tensor:
-        if self.passes is not None:
-            self.passes.forward.index_add_(0, rng.rows, self._booked(rng, self.draws))
+        self.count_forward(rng, self.draws)
         logits = self.logits(images, rng)
         self.watch(logits)
         return logits
@@ -220,6 +219,11 @@ class Surrogate(ABC):
         """A further loss that the attack maximises, shape ``(N,)``; None for none."""
         return None
 
+    def count_forward(self, rng: SampleRNG, times: int) -> None:
+        """Books forward passes for the images of ``rng``."""
+        if self.passes is not None:
+            self.passes.forward.index_add_(0, rng.rows, self._booked(rng, times))
+
     def count_backward(self, rng: SampleRNG, times: int, gradient: Tensor) -> None:
         """Books backward passes for the images of ``rng``, and whether their ``gradient`` ``(N, ...)`` was zero."""
         if self.passes is not None:
@@ -237,7 +241,15 @@ class Surrogate(ABC):
         """Resets the books for a batch of ``count`` images and returns them."""
         zeros = torch.zeros(count, dtype=torch.int64, device=device)
         self.passes = Passes(zeros, zeros.clone(), zeros.clone())
+        self.ledger = {}
         return self.passes
+
+    def spent(self, rng: SampleRNG) -> dict[str, Tensor]:
+        """Forward and backward passes booked so far for the images of ``rng``; starts the books if nobody did."""
+        if self.passes is None:
+            self.start_counting(int(rng.rows.max()) + 1 if len(rng) else 0, rng.rows.device)
+        assert self.passes is not None
+        return {"forward": self.passes.forward[rng.rows], "backward": self.passes.backward[rng.rows]}
 
 
 SurrogateFactory = Callable[[nn.Module], Surrogate]

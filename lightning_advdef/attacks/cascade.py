@@ -1,0 +1,156 @@
+"""Attacks one after the other, each on the images that the deployed defense still gets right."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, within_budget
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
+from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.attacks.verdict import deployed_logits
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Eps, Norm
+
+ROBUST, WRONG_BEFORE = -1, -2  # in the ledger's column broken_by; other values count the parts from 0
+
+
+@dataclass(frozen=True)
+class AttackInParts(FixedBudgetAttack):
+    """An attack made of others, with a ledger of which part broke an image.
+
+    Survivors are decided by the deployed defense, never by the surrogate: one pass, or ``draws`` passes where the
+    defense is random; then the image that is right on the fewest draws is kept, and an image leaves when none is left.
+    Every part starts from the clean image. A part that knows no budget, such as FAB, counts where it stays inside it.
+
+    Ledger columns: ``broken_by`` (number of the part, -1 for robust, -2 for wrong without an attack) and, for each part,
+    ``<part>/correct`` (share of right draws, NaN for images it was not run on), ``<part>/forward`` and
+    ``<part>/backward`` (passes). A part whose columns are in the ledger already is not run again.
+
+    Args:
+        box: Keep pixels in [0, 1], in all parts.
+        cascade: Each part gets the survivors of the parts before it; ``False`` runs every part on all images that are
+            right without an attack, so that each has an accuracy of its own.
+        draws: Passes that decide about an image of a random defense.
+    """
+
+    _: KW_ONLY
+    cascade: bool = True
+    draws: int = 10
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Attack]:
+        """The attacks by name, in the order in which they run."""
+
+    def cost(self, classes: int) -> Cost:
+        """All parts, a pass on the clean image and one on the result of each part."""
+        total = Cost(1, 0)
+        for attack in self.parts().values():
+            total = total.plus(attack.cost(classes)).plus(Cost(1, 0))
+        return total
+
+    def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
+        """Runs the parts that the ledger does not know yet."""
+        right = self._right(surrogate, images, goal, rng.stream("clean"))
+        adversarial, standing = images.clone(), right
+        broken_by = torch.where(right > 0, ROBUST, WRONG_BEFORE)
+        for number, (name, part) in enumerate(self.parts().items()):
+            attack = replace(part, box=self.box)
+            if f"{name}/correct" not in surrogate.ledger:
+                attacked = (standing if self.cascade else right) > 0
+                found, after = self._run(name, attack, surrogate, images, goal, rng, attacked)
+                better = after < standing
+                adversarial = torch.where(per_image(better), found, adversarial)
+            after = surrogate.ledger[f"{name}/correct"]
+            broken_by[(after == 0) & (standing > 0)] = number
+            standing = torch.fmin(standing, after)
+        surrogate.ledger["broken_by"] = broken_by
+        return adversarial
+
+    def _run(
+        self,
+        name: str,
+        attack: Attack,
+        surrogate: Surrogate,
+        images: Tensor,
+        goal: Goal,
+        rng: SampleRNG,
+        attacked: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Adversarial images of one part and on which share of draws each is right, which also go to the ledger."""
+        before = surrogate.spent(rng)
+        found, after = images.clone(), images.new_full((len(images),), torch.nan)
+        rows = torch.arange(len(images), device=images.device)
+        if not surrogate.fixed_shape:
+            rows = rows[attacked]
+        if attacked.any():
+            surrogate.enlisted = attacked if surrogate.fixed_shape else None
+            result = attack.clip(attack.perturb(surrogate, images[rows], goal[rows], rng[rows].stream("part", name)))
+            inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps)
+            found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
+            after[rows] = self._right(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
+            after[~attacked] = torch.nan
+            surrogate.enlisted = None
+        surrogate.ledger[f"{name}/correct"] = after
+        for kind, now in surrogate.spent(rng).items():
+            surrogate.ledger[f"{name}/{kind}"] = now - before[kind]
+        return found, after
+
+    def _right(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """On which share of draws the deployed defense does not do what the attack wants, shape ``(N,)``."""
+        assert isinstance(surrogate.defense, nn.Module)
+        draws = self.draws if surrogate.random else 1
+        surrogate.count_forward(rng, draws)
+        logits = deployed_logits(surrogate.defense, images, rng, draws)
+        surrogate.watch(logits)
+        return 1 - torch.stack([goal.reached(draw) for draw in logits]).float().mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Cascade(AttackInParts):
+    """Any attacks of one budget, one after the other on the survivors.
+
+    Args:
+        attacks: By name, in order. All that have a budget must have the same one.
+
+    Raises:
+        ValueError: If budgets or norms differ, or there is none.
+    """
+
+    eps: Eps = field(init=False, repr=False)
+    norm: Norm = field(init=False, repr=False)
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Takes the budget from the parts."""
+        bounded = {name: part for name, part in self.attacks.items() if isinstance(part, FixedBudgetAttack)}
+        budgets = {name: (part.norm, float(part.eps)) for name, part in bounded.items()}
+        if len(set(budgets.values())) != 1:
+            raise ValueError(f"a cascade needs attacks with one budget, got {budgets or 'none that has one'}")
+        ((norm, eps),) = set(budgets.values())
+        object.__setattr__(self, "norm", norm)
+        object.__setattr__(self, "eps", Eps(eps))
+        super().__post_init__()
+        for name, part in self.attacks.items():
+            if isinstance(part, AttackInParts):
+                raise ValueError(f"{name} is made of parts itself: name its parts in this cascade instead")
+            if "/" in name or name in ("clean", "broken_by"):
+                raise ValueError(f"{name!r} cannot name a part: it is, or would split, the name of a column")
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.attacks.items()), self.cascade, self.draws, self.box))
+
+    def with_eps(self, eps: float) -> Self:
+        """The same attacks for another budget."""
+        return replace(self, attacks={name: attack.with_eps(eps) for name, attack in self.attacks.items()})
+
+    def parts(self) -> Mapping[str, Attack]:
+        """The attacks, minimal-norm ones content with the budget."""
+        return {name: attack.with_eps(self.eps) for name, attack in self.attacks.items()}

@@ -1,0 +1,59 @@
+"""Adversarial images of one scenario, written to a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_advdef.evaluation.judge import Judge, Rows
+from lightning_advdef.types import Batch
+
+
+class AdversarialWriter:
+    """Collects the adversarial images that a judge makes and writes them as an ``.npz``.
+
+    The file holds ``x_test`` (float32 in [0, 1], ``(N, C, H, W)``), ``y_test``, ``index``, ``prediction`` and
+    ``clean_prediction``, so that ``--data NPZ`` reads it as a test set.
+
+    Args:
+        judge: Has the one scenario.
+        path: Where to write.
+    """
+
+    def __init__(self, judge: Judge, path: Path) -> None:
+        self.judge = judge
+        self.path = path
+        self._images: list[Tensor] = []
+        self._rows: list[Rows] = []
+        judge.watch = self._keep
+
+    def _keep(self, scenario: str, batch: Batch, adversarial: Tensor, rows: Mapping[str, Tensor]) -> None:
+        self._images.append(adversarial.cpu())
+
+    def __call__(self, batch: Batch) -> None:
+        """Attacks one batch."""
+        self._rows.append(self.judge(batch))
+
+    def save(self) -> Path:
+        """Writes all of it, sorted by image index, under a temporary name and renames."""
+        name = self.judge.scenarios[0].name
+        rows = {column: torch.cat([part[column] for part in self._rows]) for column in self._rows[0]}
+        order = rows["index"].argsort()
+        arrays = {
+            "x_test": torch.cat(self._images)[order],
+            "y_test": rows["label"][order],
+            "index": rows["index"][order],
+            "prediction": rows[f"{name}/prediction"][order],
+            "clean_prediction": rows["clean/prediction"][order],
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **{key: array.numpy() for key, array in arrays.items()})
+        temporary.replace(self.path)
+        return self.path

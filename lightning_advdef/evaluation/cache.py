@@ -1,0 +1,76 @@
+"""Adversarial images kept between runs, under a hash of all that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_advdef.attacks import Surrogate
+from lightning_advdef.checkpoints import tensor_bytes, weights_hash
+from lightning_advdef.evaluation.hashing import code_hash
+from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch
+
+
+class AdversarialCache:
+    """A folder of adversarial sets, one file per batch.
+
+    The name of a file is a hash of the attack and the surrogate with their settings, the weights that they use, the
+    images, labels and random numbers, and this package's source; so a changed experiment finds nothing, and transferred
+    images are made once however many defenses they are tried on.
+
+    Args:
+        folder: Where the files lie; made when the first is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._weights: WeakKeyDictionary[Surrogate, str] = WeakKeyDictionary()
+
+    def key(
+        self, scenario: Scenario, surrogate: Surrogate, batch: Batch, rng: SampleRNG, ledger: dict[str, Tensor]
+    ) -> str:
+        """Name of the file of one batch."""
+        description = scenario.describe(surrogate) | {"name": None}
+        settings = [str(surrogate.search_dtype), surrogate.fixed_shape, surrogate.random, code_hash()]
+        digest = hashlib.sha256(json.dumps([description, settings], sort_keys=True).encode())
+        digest.update(self._weights_of(surrogate).encode())
+        if scenario.attack.parts():
+            assert isinstance(surrogate.defense, nn.Module)
+            digest.update(weights_hash(surrogate.defense).encode())  # which decides about the survivors
+        enlisted = [] if surrogate.enlisted is None else [surrogate.enlisted]
+        for tensor in (batch.images, batch.labels, rng.keys, *enlisted, *(ledger[name] for name in sorted(ledger))):
+            digest.update(tensor_bytes(tensor))
+        return digest.hexdigest()
+
+    def _weights_of(self, surrogate: Surrogate) -> str:
+        """Hash of all weights in play, computed once per surrogate: they do not change during an evaluation."""
+        if surrogate not in self._weights:
+            self._weights[surrogate] = "".join(map(weights_hash, surrogate.modules))
+        return self._weights[surrogate]
+
+    def load(self, key: str, device: torch.device) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Images and columns of a batch; None if they were never made."""
+        path = self.folder / f"{key}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            tensors = {name: torch.from_numpy(arrays[name]).to(device) for name in arrays.files}
+        return tensors.pop("images"), {name.removeprefix("column/"): column for name, column in tensors.items()}
+
+    def save(self, key: str, images: Tensor, columns: dict[str, Tensor]) -> None:
+        """Writes under a temporary name and renames, so that no reader sees half a file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{key}.{os.getpid()}.tmp"
+        arrays = {"images": images} | {f"column/{name}": column for name, column in columns.items()}
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+        temporary.replace(self.folder / f"{key}.npz")

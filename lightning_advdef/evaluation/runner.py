@@ -1,0 +1,123 @@
+"""One scenario on one batch: what fits in memory, what is cached, what was spent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_advdef.attacks import Surrogate
+from lightning_advdef.attacks.verdict import exact_arithmetic
+from lightning_advdef.evaluation.cache import AdversarialCache
+from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch
+
+Columns = dict[str, Tensor]
+
+
+class Attacked(NamedTuple):
+    """Adversarial images ``(N, C, H, W)``, and columns ``(N,)``: passes and what the attack's ledger holds."""
+
+    images: Tensor
+    columns: Columns
+
+
+class ScenarioRunner:
+    """Attacks batches in one scenario.
+
+    On a device that runs out of memory the images are attacked in smaller groups from then on, except in strict mode,
+    whose one batch shape must hold.
+
+    Args:
+        scenario: What to run.
+        surrogate: The scenario's surrogate, bound to the defense.
+        cache: Where adversarial images are kept between runs; None to keep none.
+    """
+
+    def __init__(self, scenario: Scenario, surrogate: Surrogate, cache: AdversarialCache | None = None) -> None:
+        self.scenario = scenario
+        self.surrogate = surrogate
+        self.cache = cache
+        self.size: int | None = None
+
+    def __call__(self, batch: Batch, rng: SampleRNG, rows: Tensor, ledger: Columns) -> Attacked:
+        """Attacks the images at ``rows``.
+
+        Args:
+            batch: The whole batch.
+            rng: Its random numbers.
+            rows: Which images to attack, bool, shape ``(N,)``.
+            ledger: Columns of the whole batch that are known already, which spares a cascade its finished parts.
+
+        Returns:
+            Images and columns of the whole batch; clean images and no meaning in the columns where not attacked.
+        """
+        if self.surrogate.fixed_shape:
+            self.surrogate.enlisted = rows
+            found = self._cached(batch, rng, ledger)
+            self.surrogate.enlisted = None
+            return found
+        where = rows.nonzero().squeeze(1)
+        parts = Batch(*(tensor[where] for tensor in batch))
+        found = self._in_groups(parts, rng[where], {name: column[where] for name, column in ledger.items()})
+        images = batch.images.clone()
+        images[where] = found.images
+        columns = {name: _spread(column, where, len(rows)) for name, column in found.columns.items()}
+        return Attacked(images, columns)
+
+    def _in_groups(self, batch: Batch, rng: SampleRNG, ledger: Columns) -> Attacked:
+        """As many images at a time as fit."""
+        while True:
+            size = max(1, self.size or len(batch.images))
+            try:
+                groups = [slice(first, first + size) for first in range(0, max(1, len(batch.images)), size)]
+                found = [
+                    self._cached(
+                        Batch(*(tensor[group] for tensor in batch)),
+                        rng[group],
+                        {name: column[group] for name, column in ledger.items()},
+                    )
+                    for group in groups
+                ]
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                self.size = (size + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            columns = {name: torch.cat([part.columns[name] for part in found]) for name in found[0].columns}
+            return Attacked(torch.cat([part.images for part in found]), columns)
+
+    def _cached(self, batch: Batch, rng: SampleRNG, ledger: Columns) -> Attacked:
+        if self.cache is None:
+            return self._attack(batch, rng, ledger)
+        key = self.cache.key(self.scenario, self.surrogate, batch, rng, ledger)
+        found = self.cache.load(key, batch.images.device)
+        if found is None:
+            attacked = self._attack(batch, rng, ledger)
+            self.cache.save(key, attacked.images, attacked.columns)
+            return attacked
+        return Attacked(*found)
+
+    def _attack(self, batch: Batch, rng: SampleRNG, ledger: Columns) -> Attacked:
+        surrogate = self.surrogate
+        numbered = rng.numbered()
+        passes = surrogate.start_counting(len(batch.images), batch.images.device)
+        surrogate.ledger = dict(ledger)
+        with exact_arithmetic():
+            images = self.scenario.attack(surrogate, batch.images, batch.labels, numbered)
+        surrogate.passes = None
+        return Attacked(images, vars(passes) | surrogate.ledger)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _spread(column: Tensor, rows: Tensor, count: int) -> Tensor:
+    spread = column.new_zeros(count)
+    spread[rows] = column
+    return spread
