@@ -3,6 +3,8 @@
 from lightning_advdef.attacks.apgd import APGD, TargetedAPGD
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.bisection import Bisection
+from lightning_advdef.attacks.carlini_wagner import CarliniWagnerL2
+from lightning_advdef.attacks.carlini_wagner_linf import CarliniWagnerLinf
 from lightning_advdef.attacks.ddn import DDN
 from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fab import FAB, TargetedFAB
@@ -36,6 +38,8 @@ __all__ = [
     "PGD",
     "Attack",
     "Bisection",
+    "CarliniWagnerL2",
+    "CarliniWagnerLinf",
     "DeepFool",
     "FixedBudgetAttack",
     "FullGradient",

@@ -18,6 +18,8 @@ from lightning_advdef.attacks import (
     PGD,
     Attack,
     Bisection,
+    CarliniWagnerL2,
+    CarliniWagnerLinf,
     DeepFool,
     FullGradient,
     Noise,
@@ -51,6 +53,13 @@ SETTINGS = {
     Noise: [Noise(3 * eps, norm, kind, draws) for norm, eps in BUDGETS.items() for kind, draws in NOISES],
     DDN: [DDN(steps=12), DDN(steps=12, gamma=0.2, levels=256)],
     FMN: [FMN(steps=12, norm=norm) for norm in FMN.norms],
+    CarliniWagnerL2: [
+        CarliniWagnerL2(steps=20, search_steps=4, learning_rate=0.05, initial_const=0.1),
+        CarliniWagnerL2(
+            steps=12, search_steps=3, learning_rate=0.05, initial_const=10.0, confidence=0.5, abort_early=False
+        ),
+    ],
+    CarliniWagnerLinf: [CarliniWagnerLinf(0.05, steps=6, learning_rate=0.2), CarliniWagnerLinf(0.1, confidence=1.0)],
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
