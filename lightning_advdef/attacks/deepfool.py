@@ -78,7 +78,11 @@ class DeepFool(MinimalNormAttack):
         return Cost(2 * self.steps, self.steps * (min(self.candidates or classes, classes) - 1))
 
     def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
-        """Follows each image until its prediction changes."""
+        """Follows each image until its prediction changes; in float32 also where others search in bfloat16."""
+        with surrogate.in_float32():
+            return self._follow(surrogate, images, rng)
+
+    def _follow(self, surrogate: Surrogate, images: Tensor, rng: SampleRNG) -> Tensor:
         found = boundaries(surrogate, images, self.candidates, rng.stream("step", 0))
         classes, leaving = found.classes, Goal(found.classes[:, 0])
         adversarial = images.clone()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,6 +183,15 @@ class Surrogate(ABC):
                 sure = self._forward(images[rows], rng[rows]).mean(dim=0)
             reached[rows] = goal[rows].reached(sure)
         return reached
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """For attacks that measure how far a boundary is by small differences of logits, which bfloat16 rounds away."""
+        asked, self.search_dtype = self.search_dtype, torch.float32
+        try:
+            yield
+        finally:
+            self.search_dtype = asked
 
     def chunks(self, count: int, copies: int) -> list[slice]:
         """Rows of a batch of ``count`` images that may pass together, each image in so many ``copies``.
