@@ -13,17 +13,15 @@ from torch import Tensor
 
 from lightning_advdef.attacks.base import MinimalNormAttack
 from lightning_advdef.attacks.cost import Cost
-from lightning_advdef.attacks.fab_walk import FABWalk, Smallest
+from lightning_advdef.attacks.fab_walk import FABWalk, Smallest, fab_step
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import TracedLogits
-from lightning_advdef.attacks.hyperplane import move_to_hyperplane
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps, Norm
 
 _FARTHEST_START = {"linf": 0.3, "l2": 1.0}  # the authors' radii, where neither a budget nor a smaller norm is known
-_SHORTEST = 1e-8  # the authors' floor under the lengths whose ratio is the bias towards the image
 _TINY = 1e-12
 
 
@@ -214,38 +212,3 @@ class TargetedFAB(FAB):
         gaps = logits.gather(1, ends.T)
         one_hot = F.one_hot(ends, logits.shape[1]).to(logits.dtype)
         return gaps[:, 0] - gaps[:, 1], trace.gradients(one_hot[:1] - one_hot[1:], wanted)[:, 0]
-
-
-def fab_step(
-    images: Tensor,
-    points: Tensor,
-    gaps: Tensor,
-    normals: Tensor,
-    norm: Norm,
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    box: bool = True,
-) -> Tensor:
-    """Next points: beyond the linearised boundary, and biased towards the point of it that is nearest to the image.
-
-    Source: Croce and Hein, 2020, https://arxiv.org/abs/1907.02044, Eqs. 9 and 10.
-
-    Args:
-        images: Clean images, shape ``(N, C, H, W)``.
-        points: Where the walk is, same shape.
-        gaps: Logit of the other class minus that of the class to leave at the points, shape ``(N,)``.
-        normals: Gradients of the gaps, shape ``(N, C, H, W)``.
-        norm: ``linf`` or ``l2``.
-        alpha_max: Largest bias towards the image.
-        eta: How far to step beyond the boundary.
-        box: Whether pixels stay in [0, 1].
-    """
-    flat = normals.flatten(1)
-    both = torch.stack([points.flatten(1), images.flatten(1)])
-    missing = torch.stack([-gaps, ((both[0] - both[1]) * flat).sum(dim=1) - gaps])
-    moves = move_to_hyperplane(both, flat, missing, norm, box)
-    lengths = torch.linalg.vector_norm(moves, ord=torch.inf if norm == "linf" else 2, dim=2).clamp_min(_SHORTEST)
-    alpha = (lengths[0] / lengths.sum(dim=0)).clamp_max(alpha_max)
-    ahead, near = both + eta * moves
-    moved = torch.lerp(ahead, near, alpha.unsqueeze(1)).view_as(points)
-    return moved.clamp(0, 1) if box else moved

@@ -1,4 +1,4 @@
-"""How FAB spends its passes: the walk of a batch of images along the decision boundary."""
+"""FAB's step, and how the walk of a batch of images along the decision boundary spends its passes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import TracedLogits, traced_logits
+from lightning_advdef.attacks.hyperplane import move_to_hyperplane
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
@@ -16,6 +17,44 @@ from lightning_advdef.types import Norm
 
 Boundary = Callable[[TracedLogits, Goal, Tensor], tuple[Tensor, Tensor]]
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+_SHORTEST = 1e-8  # the authors' floor under the lengths whose ratio is the bias towards the image
+
+
+def fab_step(
+    images: Tensor,
+    points: Tensor,
+    gaps: Tensor,
+    normals: Tensor,
+    norm: Norm,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    box: bool = True,
+) -> Tensor:
+    """Next points: beyond the linearised boundary, and biased towards the point of it that is nearest to the image.
+
+    Source: Croce and Hein, 2020, https://arxiv.org/abs/1907.02044, Eqs. 9 and 10.
+
+    Args:
+        images: Clean images, shape ``(N, C, H, W)``.
+        points: Where the walk is, same shape.
+        gaps: Logit of the other class minus that of the class to leave at the points, shape ``(N,)``.
+        normals: Gradients of the gaps, shape ``(N, C, H, W)``.
+        norm: ``linf`` or ``l2``.
+        alpha_max: Largest bias towards the image.
+        eta: How far to step beyond the boundary.
+        box: Whether pixels stay in [0, 1].
+    """
+    flat = normals.flatten(1)
+    both = torch.stack([points.flatten(1), images.flatten(1)])
+    missing = torch.stack([-gaps, ((both[0] - both[1]) * flat).sum(dim=1) - gaps])
+    moves = move_to_hyperplane(both, flat, missing, norm, box)
+    lengths = lp_norm(moves.flatten(0, 1), norm).view_as(missing).clamp_min(_SHORTEST)
+    alpha = (lengths[0] / lengths.sum(dim=0)).clamp_max(alpha_max)
+    ahead, near = both + eta * moves
+    moved = torch.lerp(ahead, near, alpha.unsqueeze(1)).view_as(points)
+    return moved.clamp(0, 1) if box else moved
 
 
 class Smallest:
@@ -70,7 +109,7 @@ class FABWalk:
         beta: float,
     ) -> None:
         self.surrogate, self.best, self.beta = surrogate, best, beta
-        self.rows, self.goal, self.rng = rows, goal[rows], rng[rows]
+        self.rows, self.goal, self.rng = rows, goal[rows], rng[rows].stream("pass")
         self.origin, self.points = images[rows], points
         self.taken = torch.zeros_like(rows)
         self.walking = ~best.done[rows]
@@ -81,16 +120,16 @@ class FABWalk:
 
     def run(self, steps: int, step: Step, boundary: Boundary) -> None:
         """Takes so many steps with each image, unless it is done before."""
-        self._linearise(boundary, self.rng.stream("pass", 0))
+        self._linearise(boundary, self.rng.stream(0))
         # an image that waits after every step needs twice as many rounds, as it does not wait after the last
         for number in range(1, 2 * steps):
             moved = step(self.origin, self.points, self.gaps, self.normals)
             self.points = torch.where(per_image(self.waiting), self.points, moved)
             self.taken = self.taken + ~self.waiting
-            self._look(self.taken == steps, self.rng.stream("pass", number))
+            self._look(self.taken == steps, self.rng.stream(number))
             if not self._leave(steps):
                 break
-            self._linearise(boundary, self.rng.stream("pass", number))
+            self._linearise(boundary, self.rng.stream(number))
             if not self._leave(steps):
                 break
         self.surrogate.working = None
@@ -126,7 +165,7 @@ class FABWalk:
         points, origin = self.points[at], self.origin[at]
         across = self.surrogate.fooled(points, logits, self.goal[at], rng[at])
         sizes = lp_norm(points - origin, self.best.norm)
-        closer = across & (sizes < self.best.sizes[self.rows[at]])
+        closer = (across & (sizes < self.best.sizes[self.rows[at]])).nonzero().squeeze(1)
         self.best.keep(self.rows[at[closer]], points[closer], sizes[closer])
         back = torch.where(per_image(across), origin + self.beta * (points - origin), points)
         self.points = self.points.index_copy(0, at, back)

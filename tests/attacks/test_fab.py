@@ -5,7 +5,7 @@ import torch
 
 from lightning_advdef.attacks import FAB, FullGradient, TargetedFAB
 from lightning_advdef.attacks.cost import Cost
-from lightning_advdef.attacks.fab import fab_step
+from lightning_advdef.attacks.fab_walk import fab_step
 from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.rng import SampleRNG
 from tests.attacks.helpers import Recording, Strict, make_network, middle_images, random_linear, right, seeded
