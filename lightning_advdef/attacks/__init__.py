@@ -23,6 +23,7 @@ from lightning_advdef.attacks.surrogates import (
     Transfer,
     Undefended,
 )
+from lightning_advdef.attacks.targeted import Targeted
 
 __all__ = [
     "APGD",
@@ -48,6 +49,7 @@ __all__ = [
     "Square",
     "Surrogate",
     "SurrogateFactory",
+    "Targeted",
     "TargetedAPGD",
     "TargetedFAB",
     "Transfer",

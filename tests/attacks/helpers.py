@@ -24,6 +24,7 @@ from lightning_advdef.attacks import (
     FullGradient,
     Noise,
     Square,
+    Targeted,
     TargetedAPGD,
     TargetedFAB,
 )
@@ -60,6 +61,8 @@ SETTINGS = {
         ),
     ],
     CarliniWagnerLinf: [CarliniWagnerLinf(0.05, steps=6, learning_rate=0.2), CarliniWagnerLinf(0.1, confidence=1.0)],
+    Targeted: [Targeted(PGD(3 * eps, norm, steps=6)) for norm, eps in BUDGETS.items()]
+    + [Targeted(MIM(0.2, steps=6), "runner_up"), Targeted(BIM(0.3, steps=6), "least_likely")],
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
