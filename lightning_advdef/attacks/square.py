@@ -30,7 +30,7 @@ class Square(FixedBudgetAttack):
 
     Source: Andriushchenko et al., 2020, https://arxiv.org/abs/1912.00049, algorithms 1 to 3. The schedule of window
     sizes is that for 10000 queries and is not rescaled, as in AutoAttack (https://arxiv.org/abs/2003.01690).
-    ``queries + 1`` forward passes per image and restart.
+    At most ``queries + 1`` forward passes per image and restart.
 
     Each image has windows and signs of its own, where the authors' code shares them in a batch; per image it is what
     their code does with a batch of one. A rectangular image has windows of its own shape.
@@ -62,7 +62,7 @@ class Square(FixedBudgetAttack):
             raise ValueError(f"Square knows the losses margin, cross_entropy, got {self.loss!r}")
 
     def cost(self, classes: int) -> Cost:
-        """The start and every query, for each restart."""
+        """The start and every query, for each restart; a query that would change nothing is spared."""
         return Cost(self.queries + 1, 0).times(self.restarts)
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
@@ -114,22 +114,39 @@ class _Walk:
 
     def _ask(self, images: Tensor, query: int) -> None:
         """Keeps images that raise the loss, or that fool an exact surrogate and so end the search."""
-        surrogate, rng = self.surrogate, self.proposals.rng
-        if surrogate.exact:
-            if surrogate.fixed_shape:
-                surrogate.working = ~self.decided
-        else:
-            # an exact surrogate is deterministic: no fresh numbers are drawn for it
-            rng = rng.stream("query", query + 1)
-        loss, logits = mean_loss(surrogate, images, self.goal, self.loss_of, rng)
+        loss, fooled = self._answers(images, query)
         better = loss > self.loss
-        if surrogate.exact:
-            fooled = surrogate.fooled(images, logits, self.goal, rng) & ~self.decided
+        if self.surrogate.exact:
+            fooled = fooled & ~self.decided
             better = (better | fooled) & ~self.decided
             self.decided = self.decided | fooled
         # exact at weights 0 and 1, and on CPU four times as fast as torch.where with a condition per image
         self.found.lerp_(images, per_image(better).to(images.dtype))
         self.loss = torch.where(better, loss, self.loss)
+
+    def _answers(self, images: Tensor, query: int) -> tuple[Tensor, Tensor]:
+        """Loss of the proposals and whether they reach the goal.
+
+        An exact surrogate is deterministic: no fresh numbers are drawn for it, and proposals that change nothing, a
+        fifth of them on MNIST, where most pixels are at a bound, are not asked about.
+        """
+        surrogate, rng = self.surrogate, self.proposals.rng
+        if not surrogate.exact:
+            rng = rng.stream("query", query + 1)
+            loss, logits = mean_loss(surrogate, images, self.goal, self.loss_of, rng)
+            return loss, surrogate.fooled(images, logits, self.goal, rng)
+        asked = torch.ones_like(self.decided) if query < 0 else (images != self.found).flatten(1).any(dim=1)
+        if surrogate.fixed_shape:
+            surrogate.working = asked & ~self.decided
+            loss, logits = mean_loss(surrogate, images, self.goal, self.loss_of, rng)
+            return loss, surrogate.fooled(images, logits, self.goal, rng)
+        rows = asked.nonzero().squeeze(1)
+        loss, fooled = self.loss.clone(), torch.zeros_like(self.decided)
+        if len(rows):
+            goal, rng = self.goal[rows], rng[rows]
+            loss[rows], logits = mean_loss(surrogate, images[rows], goal, self.loss_of, rng)
+            fooled[rows] = surrogate.fooled(images[rows], logits, goal, rng)
+        return loss, fooled
 
     def _all_decided(self) -> bool:
         """Whether nothing is left to do; images that are decided leave a batch that may shrink."""

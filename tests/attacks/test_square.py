@@ -85,7 +85,7 @@ class Constant(nn.Module):
 
 def asked(attack, images):
     """All images that a network which cannot be fooled is asked about, the start first, shape (Q+1, N, C, H, W)."""
-    recording = Recording(Constant())
+    recording = Recording(Constant(), exact=False)
     attack(recording, images, torch.zeros(len(images), dtype=torch.int64))
     return torch.stack(recording.seen)
 
@@ -380,14 +380,28 @@ def test_a_search_in_bfloat16_is_confirmed_in_float32(network, images, labels):
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_robust_images_cost_one_pass_per_query_and_one_for_the_start(images, norm, strict):
+def test_robust_images_cost_one_pass_per_query_that_changes_them_and_one_for_the_start(images, norm, strict):
     surrogate = (Strict if strict else FullGradient)(Constant())
     passes = surrogate.start_counting(16, images.device)
     attack = Square(0.1, norm, queries=70, restarts=2)
     attack(surrogate, images, torch.zeros(16, dtype=torch.int64))
     assert attack.cost(2) == (142, 0)
-    assert passes.forward.tolist() == [142] * 16
+    # a window in linf may have the proposed sign already; one in l2 never comes back with the same values
+    assert passes.forward.max() <= 142
+    assert passes.forward.min() >= (100 if norm == "linf" else 142)
     assert passes.backward.tolist() == [0] * 16
+
+
+def test_proposals_that_change_nothing_are_not_asked_about_and_change_no_result(network, images, labels):
+    """Pixels at the bounds: many proposals are clipped to what the image is already."""
+    images = images.round()
+    spared, all_asked = FullGradient(network), Recording(network, exact=False)
+    passes = spared.start_counting(16, images.device)
+    found = [Square(0.02, queries=60, p_init=0.1)(surrogate, images, labels) for surrogate in (spared, all_asked)]
+    robust = right(network, found[0], labels)
+    torch.testing.assert_close(found[0][robust], found[1][robust], rtol=0, atol=0)
+    assert torch.equal(robust, right(network, found[1], labels))
+    assert passes.forward[robust].max() < 61
 
 
 def test_images_that_are_fooled_cost_no_further_pass(network, images, labels):
@@ -398,7 +412,7 @@ def test_images_that_are_fooled_cost_no_further_pass(network, images, labels):
         assert surrogate.working is None
     assert torch.equal(*books)
     assert books[0].min() == 1
-    assert books[0].max() == 122
+    assert 100 < books[0].max() <= 122
     assert len(books[0].unique()) > 3
 
 
