@@ -1,6 +1,9 @@
 """Planted defenses and data whose robust accuracy is known."""
 
 import functools
+import os
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_advdef.attacks import BPDA, EOT
 from lightning_advdef.data import DataModule
 from lightning_advdef.data.sources import MemoryImages
-from lightning_advdef.defenses import DefenseModule
+from lightning_advdef.defenses import DefenseModule, StandardModule
 
 COUNT = 40
 LARGEST = 0.2
@@ -134,3 +137,16 @@ def linear_problem(folder):
     ratio = np.abs(weight).sum() / np.sqrt((weight**2).sum())
     distances = {"linf": np.where(wrong, -1, linf), "l2": np.where(wrong, -1, linf * ratio)}
     return folder / "linear.npz", folder / "linear.safetensors", distances
+
+
+class Halting(StandardModule):
+    """Waits forever in the pass numbered by ``HALT_AT_PASS``, once it has said so with a file in ``HALT_FOLDER``."""
+
+    passes = 0
+
+    def forward(self, images, rng=None):
+        self.passes += 1
+        if self.passes == int(os.environ.get("HALT_AT_PASS", 0)):
+            Path(os.environ["HALT_FOLDER"], f"halted_{os.getpid()}").touch()
+            time.sleep(3600)
+        return super().forward(images, rng)
