@@ -22,7 +22,7 @@ from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.fingerprint import fingerprint
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows, Search
 from lightning_advdef.evaluation.result import make_result
-from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names
+from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names, up_to
 from lightning_advdef.evaluation.store import ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
@@ -176,29 +176,32 @@ class RobustnessEvaluation(Callback):
         """
         if self.write is None:
             return
-        found = [scenario for scenario in expand(self.scenarios, pl_module) if scenario.name == self.write]
-        if not found or trainer.world_size > 1:
+        wanted = up_to(self.write, expand(self.scenarios, pl_module))
+        if not wanted or trainer.world_size > 1:
             names = ", ".join(scenario.name for scenario in expand(self.scenarios, pl_module)) or "none"
             raise ValueError(
                 f"evaluation.write takes the name of a scenario ({names}) and one process, got {self.write!r} and "
                 f"{trainer.world_size}"
             )
-        judge = Judge(pl_module, found, self.settings, cache=self.cache)
         name = self.write.replace("/", "_")
-        self._writer = AdversarialWriter(judge, self._folder(trainer) / f"adversarial_{name}.npz")
+        self._writer = AdversarialWriter(self.write, self._folder(trainer) / f"adversarial_{name}.npz")
+        judge = Judge(pl_module, wanted, self.settings, cache=self.cache)
+        self._begin(trainer, judge, trainer.predict_dataloaders)
+        judge.watch = self._writer
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Attacks the images that were just predicted."""
-        if self._writer is not None:
-            self._writer(self._as_batch(trainer, batch))
+        """Attacks full batches."""
+        self._take(trainer, batch)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file."""
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attacks the rest and writes the file."""
         if self._writer is not None:
-            print(f"adversarial images: {self._writer.save()}")
-        self._writer = None
+            self._flush()
+            path = self._writer.save(self._kept)
+            self._end()
+            print(f"adversarial images: {path}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order; shards stay and the next run goes on from them."""
@@ -226,7 +229,7 @@ class RobustnessEvaluation(Callback):
         if self._bar is not None:
             self._bar.close()
         self._bar = None
-        self._judge = self._store = None
+        self._judge = self._store = self._writer = None
         self._judged = set()
 
     def _take(self, trainer: Trainer, batch: Any) -> None:
@@ -275,8 +278,9 @@ class RobustnessEvaluation(Callback):
             raise ValueError(
                 "on several devices every batch must be (images, labels, indices), so each image counts once"
             )
-        if isinstance(getattr(trainer.test_dataloaders, "sampler", None), RandomSampler):
-            raise ValueError("the test loader shuffles, so images have no index: use shuffle=False, or yield indices")
+        loaders = (trainer.test_dataloaders, trainer.predict_dataloaders)
+        if any(isinstance(getattr(loader, "sampler", None), RandomSampler) for loader in loaders):
+            raise ValueError("the loader shuffles, so images have no index: use shuffle=False, or yield indices")
         images, labels = batch
         indices = torch.arange(self._seen, self._seen + len(images), device=images.device)
         self._seen += len(images)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_advdef.evaluation.judge import Judge, Rows
+from lightning_advdef.evaluation.judge import Rows
 from lightning_advdef.types import Batch
 
 
@@ -21,34 +21,33 @@ class AdversarialWriter:
     ``clean_prediction``, so that ``--data NPZ`` reads it as a test set.
 
     Args:
-        judge: Has the one scenario.
+        scenario: Name of the scenario whose images are wanted.
         path: Where to write.
     """
 
-    def __init__(self, judge: Judge, path: Path) -> None:
-        self.judge = judge
+    def __init__(self, scenario: str, path: Path) -> None:
+        self.scenario = scenario
         self.path = path
         self._images: list[Tensor] = []
-        self._rows: list[Rows] = []
-        judge.watch = self._keep
 
-    def _keep(self, scenario: str, batch: Batch, adversarial: Tensor, rows: Mapping[str, Tensor]) -> None:
-        self._images.append(adversarial.cpu())
+    def __call__(self, scenario: str, batch: Batch, adversarial: Tensor, rows: Mapping[str, Tensor]) -> None:
+        """Keeps the images of a batch; ``watch`` of a judge."""
+        if scenario == self.scenario:
+            self._images.append(adversarial.cpu())
 
-    def __call__(self, batch: Batch) -> None:
-        """Attacks one batch."""
-        self._rows.append(self.judge(batch))
+    def save(self, parts: list[Rows]) -> Path:
+        """Writes all of it, sorted by image index, under a temporary name and renames.
 
-    def save(self) -> Path:
-        """Writes all of it, sorted by image index, under a temporary name and renames."""
-        name = self.judge.scenarios[0].name
-        rows = {column: torch.cat([part[column] for part in self._rows]) for column in self._rows[0]}
+        Args:
+            parts: Rows of each batch, in the order of the batches.
+        """
+        rows = {column: torch.cat([part[column] for part in parts]) for column in parts[0]}
         order = rows["index"].argsort()
         arrays = {
             "x_test": torch.cat(self._images)[order],
             "y_test": rows["label"][order],
             "index": rows["index"][order],
-            "prediction": rows[f"{name}/prediction"][order],
+            "prediction": rows[f"{self.scenario}/prediction"][order],
             "clean_prediction": rows["clean/prediction"][order],
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_advdef.data.base import DataModule, Split
 from lightning_advdef.data.sources import ImageSource, MemoryImages
 from lightning_advdef.data.specs import get_spec
+from lightning_advdef.errors import DatasetNotFoundError
 
 Layout = Literal["auto", "nhwc", "nchw"]
 Array = np.ndarray[Any, Any]
@@ -60,7 +61,8 @@ class NPZ(DataModule):
         """See the base class.
 
         Raises:
-            ValueError: If an array is missing, or its type, range or shape is wrong.
+            DatasetNotFoundError: If the file or an array of the split is not there.
+            ValueError: If the type, range or shape of an array is wrong.
         """
         pixels, labels = self._arrays(f"x_{split}", f"y_{split}")
         images = self._pixels(pixels, f"x_{split}")
@@ -81,8 +83,9 @@ class NPZ(DataModule):
             with np.load(self.root, allow_pickle=False) as arrays:
                 return [arrays[name] for name in names]
         except KeyError as error:
-            raise ValueError(
-                f"{self.root} lacks an array: x_train, y_train, x_test and y_test are needed ({error.args[0]})"
+            raise DatasetNotFoundError(
+                f"{self.root} lacks an array: x_train, y_train, x_test and y_test are needed, or with --data.spec "
+                f"those of one split ({error.args[0]})"
             ) from error
         except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{self.root} cannot be read as plain arrays of an .npz file: {error}") from error

@@ -144,6 +144,17 @@ def _row(scenario: Scenario, **changes: Any) -> ExpandedScenario:
     return ExpandedScenario(**settings | changes)
 
 
+def up_to(name: str, rows: Sequence[Scenario]) -> list[Scenario]:
+    """The row of that name behind those that it continues; empty if there is none."""
+    named = {row.name: row for row in rows}
+    chain: list[Scenario] = []
+    row = named.get(name)
+    while row is not None and row not in chain:
+        chain.insert(0, row)
+        row = named.get(row.after) if row.after else None
+    return chain
+
+
 def require_unique_names(scenarios: Sequence[Scenario]) -> None:
     """Refuses two rows of one name.
 

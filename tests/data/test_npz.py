@@ -74,7 +74,7 @@ def test_wrong_content_is_named(write, arrays, message):
 
 def test_missing_array_is_named(tmp_path):
     np.savez(tmp_path / "data.npz", x_train=PIXELS)
-    with pytest.raises(ValueError, match=r"lacks an array: x_train, y_train.*y_train"):
+    with pytest.raises(DatasetNotFoundError, match=r"lacks an array: x_train, y_train.*y_train"):
         NPZ(str(tmp_path / "data.npz")).setup("fit")
 
 
@@ -87,3 +87,11 @@ def test_damaged_file_is_reported(tmp_path):
 def test_spec_of_a_missing_file_names_place_and_remedy(tmp_path):
     with pytest.raises(DatasetNotFoundError, match=rf"NPZ was not found at {tmp_path}/data.npz: point --data.root"):
         _ = NPZ(str(tmp_path / "data.npz")).spec
+
+
+def test_a_file_of_test_images_alone_has_no_mean_training_image(tmp_path):
+    np.savez(tmp_path / "data.npz", x_test=PIXELS, y_test=LABELS)
+    data = NPZ(str(tmp_path / "data.npz"), spec="3x8x10x3")
+    data.setup("test")
+    assert len(next(iter(data.test_dataloader())).labels) == 6
+    assert data.mean_image() is None
