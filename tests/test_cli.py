@@ -152,15 +152,25 @@ def test_suites_append_to_the_scenarios_of_an_experiment(advdef, tmp_path):
 
 
 def test_printed_configuration_can_be_read_again(tmp_path, capsys):
-    arguments = ["-c", str(ROOT / "configs/standard/digits.yaml"), "-c", str(ROOT / "configs/evaluation/demo.yaml")]
-    with pytest.raises(SystemExit):
-        run(["test", *arguments, "--print_config"])
-    printed = capsys.readouterr().out
-    (tmp_path / "printed.yaml").write_text(printed)
-    with pytest.raises(SystemExit):
-        run(["test", "-c", str(tmp_path / "printed.yaml"), "--print_config"])
-    assert capsys.readouterr().out == printed
-    assert len(yaml.safe_load(printed)["evaluation"]["scenarios"]) == 4
+    def printed(*files):
+        with pytest.raises(SystemExit):
+            run(["test", *(word for file in files for word in ("-c", str(file))), "--print_config"])
+        return capsys.readouterr().out
+
+    first = printed(ROOT / "configs/standard/digits.yaml", ROOT / "configs/evaluation/demo.yaml")
+    (tmp_path / "first.yaml").write_text(first)
+    second = printed(tmp_path / "first.yaml")
+    (tmp_path / "second.yaml").write_text(second)
+    assert printed(tmp_path / "second.yaml") == second
+    # the default surrogate, a class, is spelled out when it is read
+    assert spelled_out(yaml.safe_load(first)) == yaml.safe_load(second)
+    assert len(yaml.safe_load(second)["evaluation"]["scenarios"]) == 4
+
+
+def spelled_out(config):
+    for entry in config["evaluation"]["scenarios"]:
+        entry["surrogate"] = {"class_path": entry["surrogate"]}
+    return config
 
 
 def test_the_data_set_gives_the_network_its_shape(advdef):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from jsonargparse import Namespace
@@ -13,7 +14,7 @@ from tests.conftest import ROOT, Command, result_of
 CONFIGS = ROOT / "configs"
 SUITES = sorted((CONFIGS / "evaluation").glob("*.yaml"))
 EXPERIMENTS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if "model" in yaml.safe_load(path.read_text())]
-TRIFLES = {"steps": 2, "restarts": 1, "iterations": 2, "max_steps": 2}
+TRIFLES = {"steps": 2, "restarts": 1, "queries": 4, "targets": 2, "rounds": 2, "search_steps": 2, "samples": 2}
 
 
 def name_of(path):
@@ -43,11 +44,15 @@ def scenarios_of(config):
     return [entry.as_dict() if isinstance(entry, Namespace) else entry for entry in config.evaluation.scenarios]
 
 
-def small(scenario):
-    """The scenario with few steps."""
-    settings = scenario["attack"].get("init_args") or {}
-    fewer = {key: min(value, TRIFLES[key]) if key in TRIFLES and value else value for key, value in settings.items()}
-    return scenario | {"attack": scenario["attack"] | {"init_args": fewer}}
+def small(settings):
+    """Settings of a scenario with few steps, in whatever they are nested."""
+    if isinstance(settings, list):
+        return [small(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: min(value, TRIFLES[key]) if key in TRIFLES and value else small(value) for key, value in settings.items()
+    }
 
 
 def spec_of(config):
@@ -87,11 +92,31 @@ def test_experiment_is_fitted_and_tested(tmp_path, experiment):
     assert result_of(folder)[0]["clean_accuracy"]["images"] == 4
 
 
-def merged(experiment):
-    """Model, data and evaluation of an experiment, without its references to other files."""
-    cli = ParseOnly(args=["test", "-c", str(experiment)])
+def merged(*files):
+    """Model, data and evaluation of some files together, without their references to others."""
+    cli = ParseOnly(args=["test", *(word for path in files for word in ("-c", str(path)))])
     config = yaml.safe_load(cli.parser.dump(cli.config, skip_link_targets=True))["test"]
     return {key: value for key, value in config.items() if key in ("model", "data", "evaluation")}
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=name_of)
+def test_suite_is_run(tmp_path, monkeypatch, suite):
+    spec = "cifar10" if "cifar10" in suite.stem else "mnist"
+    scenarios = merged(CONFIGS / "standard" / f"{spec}.yaml", suite)["evaluation"]["scenarios"]
+    network = {"class_path": "MLP", "init_args": {"hidden": [8]}}
+    config = {
+        "model": {"class_path": "StandardModule", "init_args": {"network": network}},
+        "data": {"class_path": "tests.toys.Toy", "init_args": {"toy_spec": spec, "count": 30, "batch_size": 30}},
+        "evaluation": {"scenarios": small(scenarios)},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(ROOT)  # suites name the shipped networks by their place in the repository
+    summary, rows = result_of(Command(tmp_path)("test", "-c", tmp_path / "config.yaml"))
+    assert summary["clean_accuracy"]["value"] > 0, "an untrained network guesses a few"
+    assert {found["name"] for found in summary["scenarios"]} == {entry["name"] for entry in scenarios}
+    for found in summary["scenarios"]:
+        assert 0 <= found["robust_accuracy"]["value"] <= summary["clean_accuracy"]["value"]
+        assert np.isfinite(rows[f"{found['name']}/linf"]).all()
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=name_of)
