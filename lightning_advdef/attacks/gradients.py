@@ -87,40 +87,6 @@ def loss_and_gradient(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Lo
     return found
 
 
-def logits_and_jacobian(
-    surrogate: Surrogate, images: Tensor, classes: Tensor | None, rng: SampleRNG
-) -> tuple[Tensor, Tensor]:
-    """Mean logits ``(N, K)`` and the gradients of chosen logits by the image.
-
-    Args:
-        surrogate: The classifier to differentiate.
-        images: Shape ``(N, C, H, W)``.
-        classes: Logits to differentiate, per image, shape ``(N, M)``; ``None`` for all.
-        rng: The rows' random numbers for this step.
-
-    Returns:
-        Logits ``(N, K)`` and the Jacobian ``(N, M, C, H, W)``, detached.
-    """
-    parts = []
-    for rows in surrogate.chunks(len(images), surrogate.draws * (1 if classes is None else classes.shape[1])):
-        parts.append(_jacobian(surrogate, images[rows], None if classes is None else classes[rows], rng[rows]))
-    logits, jacobian = parts[0] if len(parts) == 1 else (torch.cat(values) for values in zip(*parts, strict=True))
-    surrogate.watch(jacobian)
-    surrogate.count_backward(rng, surrogate.draws * jacobian.shape[1], jacobian)
-    return logits, jacobian
-
-
-def _jacobian(surrogate: Surrogate, images: Tensor, classes: Tensor | None, rng: SampleRNG) -> tuple[Tensor, Tensor]:
-    leaf = images.detach().requires_grad_()
-    logits = surrogate(leaf, rng).float().mean(dim=0)
-    count = logits.shape[1]
-    if classes is None:
-        classes = torch.arange(count, device=logits.device).expand(len(images), count)
-    cotangents = torch.nn.functional.one_hot(classes.t(), count).to(logits.dtype)
-    jacobian = _gradient(logits, leaf, cotangents, batched=True).transpose(0, 1).contiguous()
-    return logits.detach(), jacobian
-
-
 class Boundaries(NamedTuple):
     """The linearised boundaries between one class of each image and others.
 

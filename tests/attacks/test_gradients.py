@@ -7,7 +7,6 @@ from lightning_advdef.attacks import gradients
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import (
     boundaries,
-    logits_and_jacobian,
     loss_and_gradient,
     mean_loss,
     traced_logits,
@@ -104,35 +103,28 @@ def test_mean_loss_is_the_loss_that_is_differentiated(network, images, labels, r
     torch.testing.assert_close(logits, found.logits)
 
 
-def test_jacobian_is_that_of_torch(network, images, rng):
-    logits, jacobian = logits_and_jacobian(FullGradient(network), images[:3], None, rng[:3])
-    torch.testing.assert_close(logits, network(images[:3]).detach())
-    for image, found in zip(images[:3], jacobian, strict=True):
-        expected = torch.autograd.functional.jacobian(lambda pixels: network(pixels[None])[0], image)
-        torch.testing.assert_close(found, expected)
-
-
-def test_jacobian_of_chosen_classes_is_a_part_of_the_whole(network, images, rng):
-    classes = torch.tensor([[3, 0], [1, 2], [0, 1]])
-    _, whole = logits_and_jacobian(FullGradient(network), images[:3], None, rng[:3])
-    _, part = logits_and_jacobian(FullGradient(network), images[:3], classes, rng[:3])
-    torch.testing.assert_close(part, whole[torch.arange(3)[:, None], classes])
-
-
-@pytest.mark.parametrize("together", [1, 2, 3, 100])
-def test_gradients_do_not_depend_on_how_many_share_a_call(network, images, rng, monkeypatch, together):
-    _, expected = logits_and_jacobian(FullGradient(network), images, None, rng)
-    monkeypatch.setitem(gradients.ROWS_PER_CALL, "cpu", together * len(images))
-    _, found = logits_and_jacobian(FullGradient(network), images, None, rng)
-    torch.testing.assert_close(found, expected)
+def jacobian_of(network, images):
+    """Gradient of each logit by its image, shape ``(N, K, C, H, W)``, by torch itself."""
+    return torch.stack(
+        [torch.autograd.functional.jacobian(lambda pixels: network(pixels[None])[0], image) for image in images]
+    )
 
 
 def test_boundaries_are_differences_of_logits_and_of_their_gradients(network, images, rng):
     classes = torch.tensor([[3, 0, 1], [1, 2, 0]])
-    logits, jacobian = logits_and_jacobian(FullGradient(network), images[:2], classes, rng[:2])
     found = boundaries(FullGradient(network), images[:2], classes, rng[:2])
+    logits = network(images[:2]).detach()
+    torch.testing.assert_close(found.logits, logits)
     torch.testing.assert_close(found.gaps, logits.gather(1, classes[:, 1:]) - logits.gather(1, classes[:, :1]))
+    jacobian = jacobian_of(network, images[:2])[torch.arange(2)[:, None], classes]
     torch.testing.assert_close(found.normals, jacobian[:, 1:] - jacobian[:, :1])
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_gradients_do_not_depend_on_how_many_share_a_call(network, images, rng, monkeypatch, together):
+    expected = boundaries(FullGradient(network), images, None, rng).normals
+    monkeypatch.setitem(gradients.ROWS_PER_CALL, "cpu", together * len(images))
+    torch.testing.assert_close(boundaries(FullGradient(network), images, None, rng).normals, expected)
 
 
 @pytest.mark.parametrize(("wanted", "count"), [(2, 2), (3, 3), (100, 4), (None, 4)])
@@ -151,27 +143,26 @@ def test_boundaries_cost_a_backward_pass_per_other_class(network, images, rng):
     assert passes.backward.tolist() == [6] * 16
 
 
-def test_jacobian_is_averaged_over_the_draws(network, images, rng):
+def test_boundaries_are_those_of_the_mean_over_the_draws(network, images, rng):
     surrogate = Noisy(network)
-    _, jacobian = logits_and_jacobian(surrogate, images, None, rng)
+    found = boundaries(surrogate, images, torch.tensor([[2, 1]]).expand(16, 2), rng)
     leaf = images.clone().requires_grad_()
     mean = surrogate.logits(leaf, rng).mean(dim=0)
-    for number in range(4):
-        (expected,) = torch.autograd.grad(mean[:, number].sum(), leaf, retain_graph=True)
-        torch.testing.assert_close(jacobian[:, number], expected)
+    (expected,) = torch.autograd.grad((mean[:, 1] - mean[:, 2]).sum(), leaf)
+    torch.testing.assert_close(found.normals[:, 0], expected)
 
 
 def test_results_are_detached_and_the_images_untouched(network, images, labels, rng):
     found = loss_and_gradient(FullGradient(network), images, Goal(labels), cross_entropy, rng)
-    jacobian = logits_and_jacobian(FullGradient(network), images, None, rng)
-    assert not any(tensor.requires_grad for tensor in (*found, *jacobian, images))
+    others = boundaries(FullGradient(network), images, None, rng)
+    assert not any(tensor.requires_grad for tensor in (*found, *others, images))
 
 
 def test_passes_are_booked_per_draw_and_class(network, images, labels, rng):
     surrogate = Noisy(network)
     passes = surrogate.start_counting(16, images.device)
     loss_and_gradient(surrogate, images[:5], Goal(labels[:5]), cross_entropy, rng[:5])
-    logits_and_jacobian(surrogate, images[:2], torch.tensor([[0, 1]] * 2), rng[:2])
+    boundaries(surrogate, images[:2], torch.tensor([[0, 1, 2]] * 2), rng[:2])
     assert passes.forward.tolist() == [6, 6, 3, 3, 3] + [0] * 11
     assert passes.backward.tolist() == [9, 9, 3, 3, 3] + [0] * 11
 
@@ -185,11 +176,11 @@ def test_a_cut_gradient_is_zero_and_booked_as_such(images, labels, rng):
     surrogate = FullGradient(Quantised())
     passes = surrogate.start_counting(16, images.device)
     found = loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
-    _, jacobian = logits_and_jacobian(surrogate, images, None, rng)
+    normals = boundaries(surrogate, images, None, rng).normals
     assert found.gradient.shape == images.shape
-    assert jacobian.shape == (len(images), 4, *images.shape[1:])
+    assert normals.shape == (len(images), 3, *images.shape[1:])
     assert not found.gradient.any()
-    assert not jacobian.any()
+    assert not normals.any()
     assert passes.zero_gradients.tolist() == [2] * len(images)
 
 
