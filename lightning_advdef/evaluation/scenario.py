@@ -105,10 +105,12 @@ def expand(scenarios: Sequence[Scenario], defense: nn.Module) -> list[Scenario]:
         The rows in the same order; adaptive ones in the order in which the defense lists its surrogates.
 
     Raises:
-        ValueError: If two rows have one name, or an entry's name cannot be a key of a result file.
+        ValueError: If two rows have one name, an entry's name cannot be a key of a result file, or ``after`` names no
+            earlier row of a smaller budget.
     """
     rows = [row for scenario in scenarios for each in _surrogates(scenario, defense) for row in _budgets(each, defense)]
     require_unique_names(rows)
+    _require_smaller_budgets(rows)
     return rows
 
 
@@ -153,6 +155,23 @@ def up_to(name: str, rows: Sequence[Scenario]) -> list[Scenario]:
         chain.insert(0, row)
         row = named.get(row.after) if row.after else None
     return chain
+
+
+def _require_smaller_budgets(rows: Sequence[Scenario]) -> None:
+    earlier: dict[str, Attack] = {}
+    for row in rows:
+        if row.after is not None and not _is_smaller(earlier.get(row.after), row.attack):
+            raise ValueError(
+                f"{row.name}: after takes the name of an earlier scenario of a smaller budget in the same norm, got "
+                f"{row.after!r}"
+            )
+        earlier[row.name] = row.attack
+
+
+def _is_smaller(one: Attack | None, other: Attack) -> bool:
+    if not (isinstance(one, FixedBudgetAttack) and isinstance(other, FixedBudgetAttack)):
+        return False
+    return one.norm == other.norm and one.eps < other.eps
 
 
 def require_unique_names(scenarios: Sequence[Scenario]) -> None:

@@ -108,6 +108,8 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
     }
+    if isinstance(scenario.attack, FixedBudgetAttack):
+        summary["eps"] = float(scenario.attack.eps)
     if f"{name}/rounded_correct" in rows:
         summary["rounded_accuracy"] = accuracy(robust(rows, name, "rounded_correct"))
     if scenario.attack.parts():

@@ -74,11 +74,12 @@ def _find(run: Result, name: str) -> Mapping[str, Any] | None:
 
 def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | None]) -> None:
     table.add_section()
-    access = next(scenario["access"] for scenario in found if scenario)
+    access = iter([next(scenario["access"] for scenario in found if scenario)])
 
     def row(title: str, show: Any) -> None:
         if any(scenario and show(scenario) for scenario in found):
-            table.add_row(title, access, *(show(scenario) if scenario else "" for scenario in found))
+            # how much the attacker knows stands in the first line alone
+            table.add_row(title, next(access, ""), *(show(scenario) if scenario else "" for scenario in found))
 
     if any(scenario and "rho" in scenario for scenario in found):
         row(f"{name}: rho", lambda s: _number(s["rho"]) if "rho" in s else "")
@@ -90,19 +91,23 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
         row("  share fooled", lambda s: f"{100 * s['share_fooled']:.1f}%" if "share_fooled" in s else "")
     else:
         row(name, lambda s: percent(s["robust_accuracy"]))
+        row("  budget", lambda s: f"{s['norm']} {s['eps']:.4g}" if "eps" in s else "")
     row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
     for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
-        row(f"  {part}: after it, alone", partial(_part, part))
+        row(f"  after {part}", partial(_part, part))
     row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
 
 
 def _part(name: str, scenario: Mapping[str, Any]) -> str:
-    """Accuracy after a part and those before it, and of the part alone where it was run on all images."""
-    part = next((part for part in scenario.get("parts", []) if part["name"] == name), None)
-    if part is None:
+    """Accuracy after a part and those before it, and of the part alone where it had more than survivors to attack."""
+    numbered = {part["name"]: (number, part) for number, part in enumerate(scenario.get("parts", []))}
+    if name not in numbered:
         return ""
-    alone = "-" if part["accuracy"] is None else f"{100 * part['accuracy']['value']:.2f}%"
-    return f"{100 * part['cumulative_accuracy']['value']:.2f}%, {alone}"
+    number, part = numbered[name]
+    after = f"{100 * part['cumulative_accuracy']['value']:.2f}%"
+    if number == 0 or part["accuracy"] is None:
+        return after
+    return f"{after} ({100 * part['accuracy']['value']:.2f}% alone)"
 
 
 def print_results(folders: Sequence[str | Path], console: Console | None = None) -> None:

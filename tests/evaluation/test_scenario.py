@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from lightning_advdef.__main__ import run
-from lightning_advdef.attacks import FGSM, FullGradient, Undefended
+from lightning_advdef.attacks import FGSM, DeepFool, FullGradient, Undefended
 from lightning_advdef.evaluation import Scenario, expand
 from tests.conftest import result_of, scenario
 
@@ -65,6 +65,23 @@ def test_two_rows_of_one_name_are_refused():
 def test_an_entry_whose_name_would_spoil_the_result_is_refused():
     with pytest.raises(ValueError, match="name"):
         expand([Scenario("suite", ATTACK, "adaptive")], Adaptive(**{"a b": FullGradient}))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Scenario("large", FGSM(0.2), after="small")],
+        [Scenario("large", FGSM(0.2), after="small"), Scenario("small", FGSM(0.1))],
+        [Scenario("small", FGSM(0.2)), Scenario("large", FGSM(0.1), after="small")],
+        [Scenario("small", FGSM(0.1, "l2")), Scenario("large", FGSM(0.2), after="small")],
+        [Scenario("small", DeepFool()), Scenario("large", FGSM(0.2), after="small")],
+    ],
+    ids=["missing", "later", "larger", "other norm", "no budget"],
+)
+def test_after_names_an_earlier_row_of_a_smaller_budget(rows):
+    with pytest.raises(ValueError, match="large: after takes the name of an earlier scenario of a smaller budget"):
+        expand(rows, nn.Identity())
+    assert len(expand([Scenario("small", FGSM(0.1)), Scenario("large", FGSM(0.2), after="small")], nn.Identity())) == 2
 
 
 def test_a_scenario_that_was_not_expanded_is_not_run():

@@ -1,0 +1,101 @@
+"""The table in the terminal says what a number is: budget, parts of a cascade, rounding, warnings."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from lightning_advdef.evaluation.table import comparison_table, print_results
+from tests.conftest import result_of, scenario
+
+
+def accuracy(value):
+    return {"value": value, "interval": [value - 0.1, value + 0.1], "images": 50}
+
+
+def part(name, cumulative, alone):
+    return {"name": name, "cumulative_accuracy": accuracy(cumulative), "accuracy": alone and accuracy(alone)}
+
+
+def run(**changes):
+    row = {
+        "name": "cascade",
+        "access": "white",
+        "norm": "linf",
+        "eps": 8 / 255,
+        "robust_accuracy": accuracy(0.5),
+        "passes": {"forward": 12.0, "backward": 3.5},
+        "parts": [part("first", 0.7, 0.7), part("second", 0.5, 0.6), part("third", 0.5, None)],
+    }
+    return {"clean_accuracy": accuracy(0.9), "scenarios": [row | changes], "worst_case": []}
+
+
+def lines(*results):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison_table({f"run{number}": result for number, result in enumerate(results)}))
+    return [
+        [cell.strip() for cell in line.strip().strip("│").split("│")]
+        for line in console.export_text().splitlines()
+        if "│" in line
+    ]
+
+
+def test_parts_of_a_cascade_show_what_is_left_after_them_and_what_they_do_alone():
+    shown = lines(run())
+    assert ["after first", "", "70.00%"] in shown
+    assert ["after second", "", "50.00% (60.00% alone)"] in shown
+    assert ["after third", "", "50.00%"] in shown
+
+
+def test_a_row_states_its_budget_and_its_access_once():
+    shown = lines(run())
+    assert ["cascade", "white", "50.00% [40.0, 60.0]"] in shown
+    assert ["budget", "", "linf 0.03137"] in shown
+    assert [line[1] for line in shown].count("white") == 1
+
+
+def test_rounding_is_shown_where_it_was_judged():
+    shown = lines(run(rounded_accuracy=accuracy(0.55)), run())
+    assert ["rounded to 8 bits", "", "55.00% [45.0, 65.0]", ""] in shown
+    assert not any("rounded" in line[0] for line in lines(run()))
+
+
+def test_runs_of_other_budgets_stand_side_by_side():
+    assert ["budget", "", "linf 0.03137", "linf 0.1"] in lines(run(), run(eps=0.1))
+
+
+@pytest.fixture
+def cascade():
+    def made(eps=0.1, **options):
+        attacks = {
+            "pgd": {"class_path": "PGD", "init_args": {"eps": eps, "steps": 3}},
+            "square": {"class_path": "Square", "init_args": {"eps": eps, "queries": 60}},
+        }
+        return [scenario("all", "Cascade", attacks=attacks, **options)]
+
+    return made
+
+
+def test_a_query_attack_that_beats_gradients_is_a_warning_and_is_printed(advdef, cascade, capsys):
+    folder = advdef.digits("test", "--model=tests.toys.RoundedInput", scenarios=cascade(eps=0.5), limit=40)
+    summary, _ = result_of(folder)
+    found = [warning for warning in summary["warnings"] if "sees scores alone" in warning]
+    assert len(found) == 1
+    assert found[0].startswith("all: square, which sees scores alone")
+    capsys.readouterr()
+    print_results([folder], Console(width=1000))
+    printed = capsys.readouterr().out
+    assert found[0] in printed
+    assert "after square" in printed
+
+
+def test_a_query_attack_that_adds_nothing_is_no_warning(advdef, cascade):
+    folder = advdef.digits("test", scenarios=cascade(eps=0.3), limit=40)
+    assert result_of(folder)[0]["warnings"] == []
+
+
+def test_parts_that_attack_everything_have_an_accuracy_of_their_own(advdef, cascade):
+    (found,) = result_of(advdef.digits("test", scenarios=cascade(eps=0.05, cascade=False)))[0]["scenarios"]
+    pgd, square = found["parts"]
+    assert pgd["accuracy"] == pgd["cumulative_accuracy"]
+    assert square["accuracy"]["value"] >= square["cumulative_accuracy"]["value"] == found["robust_accuracy"]["value"]
