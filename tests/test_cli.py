@@ -15,6 +15,7 @@ from pytorch_lightning import Callback
 
 from lightning_advdef.__main__ import run
 from lightning_advdef.cli import AdvDefCLI
+from lightning_advdef.data.specs import standard_eps
 from lightning_advdef.defenses import DefenseModule
 from tests.conftest import QUIET, ROOT, result_of, scenario
 
@@ -31,6 +32,18 @@ def losses(folder):
         events.Reload()
         if "train/loss" in events.Tags()["scalars"]:
             found |= {event.step: event.value for event in events.Scalars("train/loss")}
+    return found
+
+
+def scalars(folder):
+    """Last value of every scalar of a run's event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for path in sorted(folder.glob("events*")):
+        events = EventAccumulator(str(path))
+        events.Reload()
+        found |= {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
     return found
 
 
@@ -178,6 +191,44 @@ def test_the_data_set_gives_the_network_its_shape(advdef):
     cli = AdvDefCLI(args=[*network, *QUIET, "--runs", str(advdef.runs)], run=False)
     assert cli.model.spec.shape == (3, 4, 4)
     assert cli.model.classifier.head.out_features == 7
+
+
+def test_options_of_the_evaluation_are_found_again_in_the_result(advdef, tmp_path):
+    options = ("--evaluation.search=bfloat16", "--evaluation.rounded=true", f"--evaluation.cache={tmp_path / 'cache'}")
+    scenarios = [scenario("pgd", "PGD", eps=0.1, steps=2)]
+    summary, rows = result_of(advdef.digits("test", *options, scenarios=scenarios))
+    evaluation = summary["fingerprint"]["evaluation"]
+    assert (evaluation["search"], evaluation["rounded"]) == ("bfloat16", True)
+    assert summary["flags"]["search"] == "bfloat16"
+    assert 0 <= summary["scenarios"][0]["rounded_accuracy"]["value"] <= 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    again = result_of(advdef.digits("test", *options, scenarios=scenarios, name="again"))[1]
+    assert all(np.array_equal(rows[name], again[name], equal_nan=True) for name in rows)
+
+
+def test_one_scenario_may_have_several_budgets_or_the_usual_one(advdef, tmp_path):
+    suite = """evaluation:
+  scenarios:
+    - {name: several, attack: {class_path: PGD, init_args: {eps: 0.1, steps: 2}}, eps: [8/255, 2/255, 4/255]}
+    - {name: usual, attack: {class_path: FGSM, init_args: {eps: 0.07}}, eps: standard}
+"""
+    (tmp_path / "suite.yaml").write_text(suite)
+    folder = advdef.digits("test", "-c", tmp_path / "suite.yaml", "--data.limit=10")
+    summary, _ = result_of(folder)
+    found = [(row["name"], row["eps"], row["after"]) for row in summary["scenarios"]]
+    names = [f"several/eps{eps / 255:.4g}" for eps in (2, 4, 8)]
+    sizes = [eps / 255 for eps in (2, 4, 8)]
+    usual = ("usual", standard_eps("digits", "linf"), None)
+    assert found == [*zip(names, sizes, [None, *names[:2]], strict=True), usual]
+    accuracies = [row["robust_accuracy"]["value"] for row in summary["scenarios"][:3]]
+    assert accuracies == sorted(accuracies, reverse=True)
+    tags = scalars(folder)
+    assert [tags[f"test/robust_accuracy/{name}"] for name in names] == pytest.approx(accuracies)
+
+
+def test_strict_mode_refuses_bfloat16(advdef):
+    with pytest.raises(ValueError, match=r"^strict mode [^\n]*$"):
+        advdef.digits("test", "--evaluation.strict=true", "--evaluation.search=bfloat16")
 
 
 def test_report_prints_runs_side_by_side(advdef, capsys):

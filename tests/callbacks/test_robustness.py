@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lightning_advdef.attacks import FGSM, PGD, DeepFool
+from lightning_advdef.attacks import FGSM, PGD, Cascade, DeepFool, Square
 from lightning_advdef.callbacks import RobustnessEvaluation
 from lightning_advdef.data import Digits
 from lightning_advdef.defenses import StandardModule
@@ -113,6 +113,23 @@ def test_a_foreign_module_works_with_plain_batches(tmp_path, inference_mode):
     np.testing.assert_array_equal(rows["index"], np.arange(20))
     assert summary["stochastic"] is False
     assert "clean/centred_l2" not in rows
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_a_foreign_module_can_be_attacked_by_a_cascade(tmp_path, noise):
+    cascade = Cascade(attacks={"pgd": PGD("8/255", steps=3), "square": Square("8/255", queries=6)})
+    scenarios = [Scenario("pgd", PGD(eps="8/255", steps=3)), Scenario("all", cascade, eps=["4/255", "8/255"])]
+    evaluation = RobustnessEvaluation(scenarios, folder=str(tmp_path), draws=4)
+    trainer_of(tmp_path, evaluation).test(Foreign(noise), foreign_loader(), verbose=False)
+    summary, rows = result_of(tmp_path)
+    assert [row["name"] for row in summary["scenarios"]] == ["pgd", "all/eps0.01569", "all/eps0.03137"]
+    assert [part["name"] for part in summary["scenarios"][2]["parts"]] == ["pgd", "square"]
+    assert (rows["all/eps0.03137/linf"] <= 8 / 255 + 1e-6).all()
+    assert set(rows["all/eps0.01569/broken_by"]) <= {-2, -1, 0, 1}
+    evaluation = RobustnessEvaluation([Scenario("all", cascade)], every_n_epochs=1)
+    trainer = trainer_of(tmp_path, evaluation, max_epochs=1)
+    trainer.fit(Foreign(noise), foreign_loader(), foreign_loader())
+    assert 0 <= trainer.callback_metrics["val/robust_accuracy/all"] <= 1
 
 
 def test_a_foreign_module_can_be_attacked_in_fit_and_validate(tmp_path):
