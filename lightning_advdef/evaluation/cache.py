@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate
-from lightning_advdef.checkpoints import tensor_bytes, weights_hash
+from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.evaluation.hashing import code_hash
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
@@ -23,7 +23,7 @@ from lightning_advdef.types import Batch
 class AdversarialCache:
     """A folder of adversarial sets, one file per batch.
 
-    The name of a file is a hash of the attack and the surrogate with their settings, the weights that they use, the
+    The name of a file is a hash of the attack and the surrogate with their settings, the networks that they use, the
     images, labels and random numbers, and this package's source; so a changed experiment finds nothing, and transferred
     images are made once however many defenses they are tried on.
 
@@ -33,7 +33,7 @@ class AdversarialCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._weights: WeakKeyDictionary[Surrogate, str] = WeakKeyDictionary()
+        self._networks: WeakKeyDictionary[Surrogate, str] = WeakKeyDictionary()
 
     def key(
         self, scenario: Scenario, surrogate: Surrogate, batch: Batch, rng: SampleRNG, ledger: dict[str, Tensor]
@@ -42,20 +42,21 @@ class AdversarialCache:
         description = scenario.describe(surrogate) | {"name": None}
         settings = [str(surrogate.search_dtype), surrogate.fixed_shape, surrogate.random, code_hash()]
         digest = hashlib.sha256(json.dumps([description, settings], sort_keys=True).encode())
-        digest.update(self._weights_of(surrogate).encode())
-        if scenario.attack.parts():
-            assert isinstance(surrogate.defense, nn.Module)
-            digest.update(weights_hash(surrogate.defense).encode())  # which decides about the survivors
+        digest.update(self._hash_of_networks(scenario, surrogate).encode())
         enlisted = [] if surrogate.enlisted is None else [surrogate.enlisted]
         for tensor in (batch.images, batch.labels, rng.keys, *enlisted, *(ledger[name] for name in sorted(ledger))):
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
 
-    def _weights_of(self, surrogate: Surrogate) -> str:
-        """Hash of all weights in play, computed once per surrogate: they do not change during an evaluation."""
-        if surrogate not in self._weights:
-            self._weights[surrogate] = "".join(map(weights_hash, surrogate.modules))
-        return self._weights[surrogate]
+    def _hash_of_networks(self, scenario: Scenario, surrogate: Surrogate) -> str:
+        """What the networks in play are, read once per surrogate: they do not change during an evaluation."""
+        if surrogate not in self._networks:
+            networks = surrogate.modules
+            if scenario.attack.parts():
+                assert isinstance(surrogate.defense, nn.Module)
+                networks = (*networks, surrogate.defense)  # which decides about the survivors
+            self._networks[surrogate] = "".join(map(_describe, networks))
+        return self._networks[surrogate]
 
     def load(self, key: str, device: torch.device) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Images and columns of a batch; None if they were never made."""
@@ -74,3 +75,9 @@ class AdversarialCache:
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
         temporary.replace(self.folder / f"{key}.npz")
+
+
+def _describe(network: nn.Module) -> str:
+    """Class, settings, layers and weights: the test-time part of a defense may have settings alone."""
+    settings = plain(dict(getattr(network, "hparams", {})))
+    return f"{type(network).__module__}.{type(network).__qualname__} {settings} {network} {weights_hash(network)}"
