@@ -1,10 +1,12 @@
 """Attacks: settings at construction, ``attack(surrogate, images, labels, rng) -> images`` at call."""
 
 from lightning_advdef.attacks.apgd import APGD, TargetedAPGD
+from lightning_advdef.attacks.auto_attack import AutoAttack
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.bisection import Bisection
 from lightning_advdef.attacks.carlini_wagner import CarliniWagnerL2
 from lightning_advdef.attacks.carlini_wagner_linf import CarliniWagnerLinf
+from lightning_advdef.attacks.cascade import Cascade
 from lightning_advdef.attacks.ddn import DDN
 from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fab import FAB, TargetedFAB
@@ -38,9 +40,11 @@ __all__ = [
     "MIM",
     "PGD",
     "Attack",
+    "AutoAttack",
     "Bisection",
     "CarliniWagnerL2",
     "CarliniWagnerLinf",
+    "Cascade",
     "DeepFool",
     "FixedBudgetAttack",
     "FullGradient",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -30,15 +31,15 @@ class AutoAttack(AttackInParts):
 
     Source: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, and their code, commit a392200.
 
-    Departures from the code, none of which can raise the robust accuracy of a deterministic network: images leave a part as
-    soon as they are broken; random numbers belong to an image (Square's windows, too, which the reference shares in a
-    batch); targets are at most the number of other classes, and DLR has a form for two and three classes; several draws
-    of a random defense enter losses and decisions as their mean, where the reference takes the last.
+    Departures from the code, none of which can raise the robust accuracy of a deterministic network: images leave a
+    part as soon as they are broken; random numbers belong to an image (Square's windows, too, which the reference
+    shares in a batch); targets are at most the number of other classes, and DLR has a form for two and three classes;
+    several draws of a random defense enter losses and decisions as their mean, where the reference takes the last.
 
     Args:
         version: ``standard``: APGD-CE, targeted APGD-DLR, targeted FAB, Square. ``plus``: five restarts of APGD-CE,
-            APGD-DLR and FAB, then Square and the targeted ones. ``rand``, for random defenses: APGD-CE and APGD-DLR on the
-            mean of 20 draws (unless the surrogate has several already).
+            APGD-DLR and FAB, then Square and the targeted ones. ``rand``, for random defenses: APGD-CE and APGD-DLR on
+            the mean of 20 draws (unless the surrogate has several already).
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
@@ -68,8 +69,14 @@ class AutoAttack(AttackInParts):
         if self.version != "rand" or surrogate.draws > 1:
             return super().search(surrogate, images, goal, rng, ball)
         averaged = EOT.over(surrogate, self.eot_samples)
-        return super().search(averaged, images, goal, rng, ball)
+        adversarial = super().search(averaged, images, goal, rng, ball)
+        surrogate.ledger = averaged.ledger
+        return adversarial
 
     def cost(self, classes: int) -> Cost:
-        """All parts; ``rand`` with its draws."""
-        return super().cost(classes).times(self.eot_samples if self.version == "rand" else 1)
+        """All parts; those of ``rand`` with its draws, which verdicts do without."""
+        if self.version != "rand":
+            return super().cost(classes)
+        verdicts = Cost(1 + len(self.parts()), 0)
+        draws = [part.cost(classes).times(self.eot_samples) for part in self.parts().values()]
+        return reduce(Cost.plus, draws, verdicts)

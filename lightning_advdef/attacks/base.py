@@ -209,10 +209,6 @@ class FixedBudgetAttack(Attack):
     ) -> Tensor:
         """See :meth:`Attack.__call__`; also refuses an eps beyond the diameter of the pixel box."""
         self.check_budget(images)
-        if self.eps == 0.0:
-            check_images(images, labels)
-            with torch.inference_mode(False):
-                return images.detach().clone()
         return super().__call__(surrogate, images, labels, rng, target_labels)
 
     def check_budget(self, images: Tensor) -> None:
@@ -227,7 +223,9 @@ class FixedBudgetAttack(Attack):
             raise ValueError(f"eps for {self.norm} on these images must lie in 0..{largest:g}, got {float(self.eps):g}")
 
     def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
-        """Searches the ball of radius ``eps`` around every image."""
+        """Searches the ball of radius ``eps`` around every image; one of radius 0 holds the image alone."""
+        if self.eps == 0.0:
+            return images
         ball = LpBall(self.norm, images.new_full((len(images),), self.eps))
         return self.search(surrogate, images, goal, rng, ball)
 

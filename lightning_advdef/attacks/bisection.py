@@ -36,6 +36,8 @@ class Bisection(MinimalNormAttack):
 
     def __post_init__(self) -> None:
         """Refuses settings that would keep the inner attack from scaling with its budget."""
+        if self.attack.parts():
+            raise ValueError(f"Bisection needs an attack that searches balls of any radius, got {self.attack}")
         if self.rounds < 1 or getattr(self.attack, "step_size", None) is not None:
             raise ValueError(
                 f"Bisection needs rounds >= 1 and an inner attack with step_size null (it scales with eps), "

@@ -30,9 +30,9 @@ class AttackInParts(FixedBudgetAttack):
     defense is random; then the image that is right on the fewest draws is kept, and an image leaves when none is left.
     Every part starts from the clean image. A part that knows no budget, such as FAB, counts where it stays inside it.
 
-    Ledger columns: ``broken_by`` (number of the part, -1 for robust, -2 for wrong without an attack) and, for each part,
-    ``<part>/correct`` (share of right draws, NaN for images it was not run on), ``<part>/forward`` and
-    ``<part>/backward`` (passes). A part whose columns are in the ledger already is not run again.
+    Ledger columns: ``broken_by`` (number of the part, -1 for robust, -2 for wrong without an attack) and, for each
+    part, ``<part>/correct`` (share of right draws, NaN for images it was not run on), ``<part>/forward`` and
+    ``<part>/backward`` (passes). A part whose columns the surrogate knows from an earlier call is not run again.
 
     Args:
         box: Keep pixels in [0, 1], in all parts.
@@ -56,15 +56,23 @@ class AttackInParts(FixedBudgetAttack):
             total = total.plus(attack.cost(classes)).plus(Cost(1, 0))
         return total
 
+    def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """The parts, which a budget of 0 spares, though not the ledger."""
+        return self.search(surrogate, images, goal, rng, LpBall(self.norm, images.new_full((len(images),), self.eps)))
+
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
-        """Runs the parts that the ledger does not know yet."""
-        right = self._right(surrogate, images, goal, rng.stream("clean"))
+        """Runs the parts that are not known yet."""
+        surrogate.ledger = dict(surrogate.known)
+        if "broken_by" in surrogate.known:
+            right = (surrogate.known["broken_by"] != WRONG_BEFORE).to(images.dtype)
+        else:
+            right = self._right(surrogate, images, goal, rng.stream("clean"))
         adversarial, standing = images.clone(), right
         broken_by = torch.where(right > 0, ROBUST, WRONG_BEFORE)
         for number, (name, part) in enumerate(self.parts().items()):
             attack = replace(part, box=self.box)
             if f"{name}/correct" not in surrogate.ledger:
-                attacked = (standing if self.cascade else right) > 0
+                attacked = ((standing if self.cascade else right) > 0) & (self.eps > 0)
                 found, after = self._run(name, attack, surrogate, images, goal, rng, attacked)
                 better = after < standing
                 adversarial = torch.where(per_image(better), found, adversarial)
@@ -85,19 +93,20 @@ class AttackInParts(FixedBudgetAttack):
         attacked: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Adversarial images of one part and on which share of draws each is right, which also go to the ledger."""
-        before = surrogate.spent(rng)
+        before, enlisted = surrogate.spent(rng), surrogate.enlisted
         found, after = images.clone(), images.new_full((len(images),), torch.nan)
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[attacked]
         if attacked.any():
-            surrogate.enlisted = attacked if surrogate.fixed_shape else None
+            if surrogate.fixed_shape:
+                surrogate.enlisted = attacked if enlisted is None else attacked & enlisted
             result = attack.clip(attack.perturb(surrogate, images[rows], goal[rows], rng[rows].stream("part", name)))
             inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps)
             found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
             after[rows] = self._right(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
             after[~attacked] = torch.nan
-            surrogate.enlisted = None
+            surrogate.enlisted = enlisted
         surrogate.ledger[f"{name}/correct"] = after
         for kind, now in surrogate.spent(rng).items():
             surrogate.ledger[f"{name}/{kind}"] = now - before[kind]

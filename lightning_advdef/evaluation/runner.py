@@ -105,10 +105,10 @@ class ScenarioRunner:
         surrogate = self.surrogate
         numbered = rng.numbered()
         passes = surrogate.start_counting(len(batch.images), batch.images.device)
-        surrogate.ledger = dict(ledger)
+        surrogate.known = ledger
         with exact_arithmetic():
             images = self.scenario.attack(surrogate, batch.images, batch.labels, numbered)
-        surrogate.passes = None
+        surrogate.passes, surrogate.known = None, {}
         return Attacked(images, vars(passes) | surrogate.ledger)
 
 
@@ -118,6 +118,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _spread(column: Tensor, rows: Tensor, count: int) -> Tensor:
-    spread = column.new_zeros(count)
+    """The column of the whole batch, with 0, or NaN where numbers may be NaN, for the other images."""
+    spread = column.new_full((count,), torch.nan if column.is_floating_point() else 0)
     spread[rows] = column
     return spread

@@ -1,6 +1,7 @@
 """Networks with known answers, and the settings under which every exported attack is tested."""
 
 import inspect
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -17,9 +18,11 @@ from lightning_advdef.attacks import (
     MIM,
     PGD,
     Attack,
+    AutoAttack,
     Bisection,
     CarliniWagnerL2,
     CarliniWagnerLinf,
+    Cascade,
     DeepFool,
     FullGradient,
     Noise,
@@ -28,6 +31,18 @@ from lightning_advdef.attacks import (
     TargetedAPGD,
     TargetedFAB,
 )
+
+
+class ShortAutoAttack(AutoAttack):
+    """AutoAttack with few steps, targets and queries."""
+
+    def parts(self):
+        short = {"steps": 4, "queries": 20, "targets": 2}
+        return {
+            name: replace(part, **{key: value for key, value in short.items() if hasattr(part, key)})
+            for name, part in super().parts().items()
+        }
+
 
 EXPORTED = [
     attack
@@ -66,6 +81,16 @@ SETTINGS = {
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
+    Cascade: [
+        Cascade(attacks={"fgm": FGM(eps, norm), "pgd": PGD(eps, norm, steps=4), "bim": BIM(eps, norm, steps=3)})
+        for norm, eps in BUDGETS.items()
+    ]
+    + [Cascade(attacks={"square": Square(0.05, queries=20), "fab": FAB(steps=4)}, cascade=False)],
+    AutoAttack: [
+        ShortAutoAttack(0.05),
+        ShortAutoAttack(0.3, "l2", version="plus"),
+        ShortAutoAttack(0.05, version="rand"),
+    ],
 }
 ALL_SETTINGS = [attack for settings in SETTINGS.values() for attack in settings]
 KNOWING = [attack for attack in ALL_SETTINGS if attack.needs != "nothing"]
@@ -166,3 +191,14 @@ class Recording(FullGradient):
     def logits(self, images, rng):
         self.seen.append(images.detach().clone())
         return super().logits(images, rng)
+
+
+class NeverFooled(nn.Module):
+    """Logits that depend on the image, with class 0 always the highest."""
+
+    def __init__(self, classes, pixels=72):
+        super().__init__()
+        self.wrong = random_linear(classes - 1, pixels)
+
+    def forward(self, images):
+        return torch.cat([2 + images.flatten(1)[:, :1], self.wrong(images).sigmoid()], dim=1)

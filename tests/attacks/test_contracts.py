@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lightning_advdef.attacks as attacks
-from lightning_advdef.attacks import PGD, FixedBudgetAttack, FullGradient
+from lightning_advdef.attacks import PGD, AutoAttack, FixedBudgetAttack, FullGradient
 from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps
@@ -104,6 +104,8 @@ def test_no_rng_means_seed_zero_and_the_position_in_the_batch(attack, network, i
 
 
 def test_only_random_attacks_depend_on_the_seed(attack, network, images, labels):
+    if attack.parts():
+        pytest.skip("depends on which part breaks the images")
     first, second = (attack(network, images, labels, SampleRNG.for_images(torch.arange(16), seed)) for seed in (1, 2))
     assert torch.equal(first, second) != is_random(attack)
 
@@ -146,7 +148,8 @@ def test_a_fixed_shape_is_all_the_network_ever_sees(attack, network, images, lab
     handle = network.register_forward_pre_hook(lambda _, arguments: sizes.add(len(arguments[0])))
     attack(Strict(network), images, labels)
     handle.remove()
-    assert sizes == {16} or attack.needs == "nothing"
+    draws = {AutoAttack.eot_samples * 16} if getattr(attack, "version", None) == "rand" else set()
+    assert sizes == {16} | draws or attack.needs == "nothing"
 
 
 # what stays as it was

@@ -92,6 +92,7 @@ class Surrogate(ABC):
         max_rows: Most images times draws times gradients that one pass may hold, but at least one image; None for no
             bound.
         ledger: Further columns ``(N, ...)`` that an attack wants to be stored with each image.
+        known: Columns of the ledger of an earlier call, which spare a cascade the parts that it has run already.
     """
 
     access: Access
@@ -107,6 +108,7 @@ class Surrogate(ABC):
         self.search_dtype = torch.float32
         self.max_rows: int | None = None
         self.ledger: dict[str, Tensor] = {}
+        self.known: Mapping[str, Tensor] = {}
         self.passes: Passes | None = None
         self._saw_nan: Tensor | None = None
         self._followed: torch.device | None = None
@@ -255,10 +257,9 @@ class Surrogate(ABC):
         return self.passes
 
     def spent(self, rng: SampleRNG) -> dict[str, Tensor]:
-        """Forward and backward passes booked so far for the images of ``rng``; starts the books if nobody did."""
+        """Forward and backward passes booked so far for the images of ``rng``; 0 while nobody keeps books."""
         if self.passes is None:
-            self.start_counting(int(rng.rows.max()) + 1 if len(rng) else 0, rng.rows.device)
-        assert self.passes is not None
+            return {"forward": torch.zeros_like(rng.rows), "backward": torch.zeros_like(rng.rows)}
         return {"forward": self.passes.forward[rng.rows], "backward": self.passes.backward[rng.rows]}
 
 
