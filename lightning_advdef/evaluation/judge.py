@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate
-from lightning_advdef.attacks.cascade import ROBUST
+from lightning_advdef.attacks.cascade import ROBUST, AttackInParts
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
@@ -181,25 +181,34 @@ class Judge:
 
         Settled are the images that earlier parts of the same cascade broke, and those that the scenario named in
         ``after`` broke within its smaller budget. Of a random defense nothing is settled by earlier parts: their
-        images, which may have been right on some draws, are not kept.
+        images, which may have been right on some draws, are not kept. Where each part is run by itself, all images are
+        attacked, and what is settled are the verdicts.
         """
-        settled, source, ledger = torch.zeros_like(batch.labels, dtype=torch.bool), earlier, {}
-        if earlier and not self.stochastic:
-            settled = earlier["broken_by"] != ROBUST
-            ledger = {name: column for name, column in earlier.items() if "/" in name}
-        elif scenario.after is not None:
-            settled, source = rows[f"{scenario.after}/correct"] == 0, columns_of(rows, scenario.after)
-        images, columns = self.runners[scenario.name](batch, rng, ~settled, ledger)
+        earlier = {} if self.stochastic else earlier
+        smaller = {} if scenario.after is None else columns_of(rows, scenario.after)
+        nothing = torch.zeros_like(batch.labels, dtype=torch.bool)
+        broken = earlier["broken_by"] != ROBUST if earlier else nothing
+        beaten = smaller["correct"] == 0 if smaller else nothing
+        each_part = isinstance(scenario.attack, AttackInParts) and not scenario.attack.cascade
+        attacked = torch.ones_like(nothing) if each_part else ~(broken | beaten)
+        ledger = {name: column for name, column in earlier.items() if "/" in name or name == "broken_by"}
+        images, columns = self.runners[scenario.name](batch, rng, attacked, ledger)
         if scenario.after is not None and scenario.after in made:
-            images = torch.where(per_image(settled), made[scenario.after], images)
+            images = torch.where(per_image(beaten), made[scenario.after], images)
         columns = columns | self._verdict(images, batch.labels, rng.stream(scenario.name))
         columns |= {norm: lp_norm(images - batch.images, norm) for norm in NORMS}
-        spent = {name: earlier.get(name, 0) for name in columns if name in _SPENT}
-        merged = {
-            name: column if name in _SPENT else torch.where(settled, source.get(name, column), column)
-            for name, column in columns.items()
-        }
-        return images, merged | {name: merged[name] + before for name, before in spent.items()}
+        found: Rows = {}
+        for name, column in columns.items():
+            if name in _SPENT:
+                found[name] = column + earlier.get(name, 0)
+            elif name.rpartition("/")[2] in _SPENT:
+                found[name] = earlier.get(name, column)
+            elif each_part and "/" in name:
+                found[name] = column
+            else:
+                kept = torch.where(broken, earlier.get(name, column), column)
+                found[name] = torch.where(beaten, smaller.get(name, kept), kept)
+        return images, found
 
     def _verdict(self, images: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
         """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request."""
