@@ -92,9 +92,9 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
     else:
         row(name, lambda s: percent(s["robust_accuracy"]))
         row("  budget", lambda s: f"{s['norm']} {s['eps']:.4g}" if "eps" in s else "")
-    row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
     for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
         row(f"  after {part}", partial(_part, part))
+    row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
     row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
 
 
