@@ -30,11 +30,11 @@ class Judged:
         self.images = []
         judge = Judge.__call__
 
-        def counting(this, batch):
+        def counting(this, batch, *known):
             if stop_after is not None and len(self.images) >= stop_after:
                 raise RuntimeError("the power went off")
             self.images.append(batch.indices.tolist())
-            return judge(this, batch)
+            return judge(this, batch, *known)
 
         monkeypatch.setattr(Judge, "__call__", counting)
 
@@ -132,7 +132,8 @@ def test_loader_batch_size_is_not_part_of_what_a_result_is(advdef, monkeypatch):
 def test_summary_says_what_was_run_on_what(advdef):
     summary, _ = result_of(advdef.digits("test", scenarios=SCENARIOS))
     assert summary["schema"] == 1
-    assert summary["flags"] == {"autocast": False, "tf32": False, "cudnn_benchmark": False}
+    exact = {"autocast": False, "tf32": False, "cudnn_benchmark": False}
+    assert summary["flags"] == exact | {"search": "float32"}
     assert {"torch", "pytorch-lightning", "lightning-advdef"} <= summary["versions"].keys()
     assert len(summary["fingerprint"]["weights"]) == 64
     assert summary["fingerprint"]["evaluation"]["scenarios"][0]["attack"]["init_args"]["steps"] == 4
