@@ -1,0 +1,96 @@
+"""What an evaluation will cost is said before, where it is known and worth it."""
+
+import functools
+import math
+
+import pytest
+import torch
+
+from lightning_advdef.attacks import EOT, PGD, AutoAttack, Cascade, FullGradient, Noise, Square
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.evaluation import Judge, Scenario
+from lightning_advdef.evaluation import estimate as module
+from lightning_advdef.evaluation.estimate import cost_per_image, estimate
+from lightning_advdef.types import Batch
+from tests.attacks.helpers import middle_images, random_linear
+
+NETWORK = random_linear(10, 72)
+BATCH = Batch(middle_images(4, 2, 6, 6), torch.arange(4), torch.arange(4))
+
+
+def runners(*scenarios):
+    return list(Judge(NETWORK, scenarios).runners.values())
+
+
+class Silent(PGD):
+    """Does not know what it costs."""
+
+    def cost(self, classes):
+        return Cost(math.nan, math.nan)
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A device that takes a second for a pass and three for a gradient."""
+    monkeypatch.setattr(module, "_seconds_per_image", lambda *_: (1.0, 3.0, 10))
+
+
+def test_passes_of_all_scenarios_are_summed():
+    pgd, square = PGD(0.1, steps=5, restarts=2), Square(0.1, queries=30)
+    assert cost_per_image(runners(Scenario("a", pgd), Scenario("b", square)), 10) == Cost(12 + 31, 10)
+    cascade = Cascade(attacks={"pgd": pgd, "square": square})
+    assert cost_per_image(runners(Scenario("a", cascade)), 10) == Cost(12 + 31 + 3, 10)
+
+
+def test_every_draw_is_a_pass():
+    scenario = Scenario("a", PGD(0.1, steps=5), functools.partial(EOT, samples=4))
+    assert cost_per_image(runners(scenario), 10) == Cost(24, 20)
+
+
+def test_every_budget_is_a_row():
+    scenario = Scenario("a", PGD(0.1, steps=5), eps=[0.1, 0.2, 0.3])
+    assert cost_per_image(runners(scenario), 10) == Cost(18, 15)
+
+
+def test_the_price_depends_on_the_number_of_classes():
+    costs = [cost_per_image(runners(Scenario("a", AutoAttack(0.1))), classes) for classes in (2, 5, 10, 100)]
+    assert costs == sorted(costs)
+    assert costs[1] < costs[2] == costs[3]
+
+
+def test_an_attack_that_does_not_know_its_cost_leaves_the_estimate_out(slow):
+    assert math.isnan(cost_per_image(runners(Scenario("a", Silent(0.1)), Scenario("b", PGD(0.1))), 10).forward)
+    assert estimate(NETWORK, runners(Scenario("a", Silent(0.1)), Scenario("b", PGD(0.1))), BATCH, 10_000) is None
+
+
+def test_the_sentence_names_passes_images_and_time(slow):
+    # 1000 images, each 10 gradients of 3 seconds and one forward pass of 1 second
+    sentence = estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=10))), BATCH, 1000)
+    assert "at most 11 forward and 10 backward passes per image; 1,000 images" in sentence
+    assert "8 h 37 min" in sentence
+
+
+def test_less_than_a_minute_is_not_worth_a_word(slow):
+    assert estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=1))), BATCH, 14) is None
+    assert "1 min" in estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=1))), BATCH, 15)
+
+
+def test_noise_costs_no_gradient(slow):
+    cost = cost_per_image(runners(Scenario("a", Noise(0.1))), 10)
+    assert cost.backward == 0
+
+
+@pytest.mark.parametrize("network", [NETWORK, lambda images: images.flatten(1).round().detach()])
+def test_a_pass_is_timed_and_nothing_is_left_behind(network):
+    class Wrapped(torch.nn.Module):
+        def forward(self, images):
+            return network(images)
+
+    defense = Wrapped().train()
+    with torch.inference_mode():
+        times = module._seconds_per_image(defense, Batch(*(tensor.clone() for tensor in BATCH)))
+    assert min(times) > 0
+    assert times[2] == (10 if network is NETWORK else 72)
+    assert defense.training
+    assert all(parameter.grad is None for parameter in NETWORK.parameters())
+    assert FullGradient(defense).passes is None
