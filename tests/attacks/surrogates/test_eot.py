@@ -8,7 +8,7 @@ import torch
 
 from lightning_advdef.attacks import BPDA, EOT, PGD, FullGradient, Surrogate, Transfer, Undefended
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import logits_and_jacobian, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import boundaries, loss_and_gradient, mean_loss
 from lightning_advdef.attacks.losses import cross_entropy
 from lightning_advdef.models import MLP
 from lightning_advdef.rng import SampleRNG
@@ -141,7 +141,7 @@ def test_no_pass_holds_more_rows_than_allowed_but_at_least_one_image(defense, ma
     with torch.no_grad():
         alone = surrogate(IMAGES, RNG)
         assert mean_loss(surrogate, IMAGES, GOAL, cross_entropy, RNG)[0].shape == (9,)
-    logits_and_jacobian(surrogate, IMAGES, torch.zeros(9, 1, dtype=torch.int64), RNG)
+    boundaries(surrogate, IMAGES, torch.tensor([[0, 1]]).expand(9, 2), RNG)
     for one, other in zip([*found, alone], free, strict=True):
         torch.testing.assert_close(one, other)
     # nine images in passes of one size: three at a time instead of four
