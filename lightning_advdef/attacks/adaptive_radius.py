@@ -16,7 +16,7 @@ from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
 from lightning_advdef.attacks.losses import LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
-from lightning_advdef.attacks.smallest import SmallestFooled
+from lightning_advdef.attacks.smallest import Smallest
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 
@@ -87,14 +87,15 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
 
     def _search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, look: Look) -> Tensor:
         """All steps; no image can leave, because each may still come nearer."""
-        best, farthest = SmallestFooled(images), self._farthest(images)
+        best, farthest = Smallest(images), self._farthest(images)
+        rows = torch.arange(len(images), device=images.device)
         radius = self._first_radius(farthest)
         for step in range(self.steps):
             radius = self._next_radius(radius, look, best, step).minimum(farthest)
             iterates = self._move(images, look, radius, step)
             last = step + 1 == self.steps
             look = self._look(surrogate, images, iterates, goal, rng.stream("step", step + 1), last)
-            best.update(look.iterates, look.sizes, look.fooled)
+            best.update(rows, look.iterates, look.sizes, look.fooled)
         return best.images
 
     def _look(
@@ -127,7 +128,7 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
         """Radius of each image's ball before the first step, shape ``(N,)``, given the largest that makes sense."""
 
     @abstractmethod
-    def _next_radius(self, radius: Tensor, look: Look, best: SmallestFooled, step: int) -> Tensor:
+    def _next_radius(self, radius: Tensor, look: Look, best: Smallest, step: int) -> Tensor:
         """Radius of each image's ball for this step, shape ``(N,)``."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
-from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.climb import Climb, checkpoint_gaps
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -22,7 +22,6 @@ from lightning_advdef.types import Norm
 
 _MOMENTUM = 0.75  # alpha of Eq. 3; the first step has none
 _TINY = 1e-12  # the authors' constant below the norm of the start noise
-_STEPS_BETWEEN_SYNCS = 5  # as in PGD: on a GPU, asking which images are done costs more than a few rows
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class APGD(FixedBudgetAttack):
     def _run(self, surrogate: Surrogate, climb: Climb, best: BestIterates) -> None:
         """One run to its end, or until every image is decided."""
         gaps = checkpoint_gaps(self.steps)
-        every = 1 if climb.images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        every = steps_between_syncs(climb.images)
         for step in range(self.steps + 1):
             if surrogate.exact and surrogate.fixed_shape:
                 surrogate.working = ~climb.decided

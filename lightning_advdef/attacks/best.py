@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_STEPS_BETWEEN_SYNCS = 5
+
+
+def steps_between_syncs(images: Tensor) -> int:
+    """After how many steps to see which images may leave: it copies from the device, dearer than a few rows there."""
+    return 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+
 
 class BestIterates:
     """Keeps one iterate per image.

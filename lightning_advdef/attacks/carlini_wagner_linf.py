@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_advdef.attacks.adam import ImageAdam
 from lightning_advdef.attacks.base import FixedBudgetAttack
-from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss
@@ -21,8 +21,6 @@ from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.attacks.tanh_box import TanhBox
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Norm
-
-_STEPS_BETWEEN_SYNCS = 5  # leaving the batch needs a device-to-host copy, which on a GPU costs more than a few rows
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class CarliniWagnerLinf(FixedBudgetAttack):
         best = BestIterates(images, surrogate.exact)
         box, rows = self._box(images, ball), torch.arange(len(images), device=images.device)
         iterates, variables, adam = images, box.variables(images), ImageAdam(images, self.learning_rate)
-        every = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        every = steps_between_syncs(images)
         for step in range(self.steps):
             if surrogate.exact and surrogate.fixed_shape:
                 surrogate.working = ~best.decided

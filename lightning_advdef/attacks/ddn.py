@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_advdef.attacks.adaptive_radius import AdaptiveRadiusAttack, Look, cosine_annealed
 from lightning_advdef.attacks.losses import LossName
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
-from lightning_advdef.attacks.smallest import SmallestFooled
+from lightning_advdef.attacks.smallest import Smallest
 
 _STEP_SIZES = 1.0, 0.01  # α at the first step and at the end
 _TINY = 1e-12
@@ -52,7 +52,7 @@ class DDN(AdaptiveRadiusAttack):
     def _first_radius(self, farthest: Tensor) -> Tensor:
         return torch.full_like(farthest, self.initial_eps)
 
-    def _next_radius(self, radius: Tensor, look: Look, best: SmallestFooled, step: int) -> Tensor:
+    def _next_radius(self, radius: Tensor, look: Look, best: Smallest, step: int) -> Tensor:
         return radius * torch.where(look.fooled, 1 - self.gamma, 1 + self.gamma)
 
     def _move(self, images: Tensor, look: Look, radius: Tensor, step: int) -> Tensor:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lightning_advdef.attacks.base import MinimalNormAttack
 from lightning_advdef.attacks.cost import Cost
-from lightning_advdef.attacks.fab_walk import FABWalk, Smallest, fab_step
+from lightning_advdef.attacks.fab_walk import FABWalk, fab_step
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import TracedLogits
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
+from lightning_advdef.attacks.smallest import Smallest
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps, Norm
@@ -97,18 +98,17 @@ class FAB(MinimalNormAttack):
         bfloat16's rounding: the median norms on an adversarially trained MNIST network were 14% (linf) and 49% (l2)
         larger.
         """
-        asked, surrogate.search_dtype = surrogate.search_dtype, torch.float32
-        try:
+        with surrogate.in_float32():
             return self._walk_all(surrogate, images, goal, rng)
-        finally:
-            surrogate.search_dtype = asked
 
     def _walk_all(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         with torch.no_grad():
             logits = surrogate(images, rng.stream("rank")).float().mean(dim=0)
         reached = surrogate.fooled(images, logits, goal, rng.stream("rank"))
         enough = self.enough if self.enough is not None and surrogate.exact else -1.0
-        best = Smallest(images, self.norm, enough, reached)
+        best = Smallest(images, enough)
+        best.done |= reached
+        best.sizes.masked_fill_(reached, 0.0)
         everyone = torch.arange(len(images), device=images.device)
         for chunk in surrogate.chunks(len(images), surrogate.draws * self._gradients(logits.shape[1])):
             for name, aim in self._goals(goal, logits):
@@ -118,7 +118,7 @@ class FAB(MinimalNormAttack):
                         break
                     stream = rng.stream("goal", name).stream("restart", restart)
                     start = self._start(images[rows], stream[rows], best.sizes[rows], restart)
-                    walk = FABWalk(surrogate, images, aim, stream, best, rows, start, self.beta)
+                    walk = FABWalk(surrogate, images, aim, stream, best, rows, start, self.norm, self.beta)
                     walk.run(self.steps, self._step, self._boundary)
         return best.images
 

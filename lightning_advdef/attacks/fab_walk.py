@@ -11,6 +11,7 @@ from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import TracedLogits, traced_logits
 from lightning_advdef.attacks.hyperplane import move_to_hyperplane
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
+from lightning_advdef.attacks.smallest import Smallest
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Norm
@@ -57,26 +58,6 @@ def fab_step(
     return moved.clamp(0, 1) if box else moved
 
 
-class Smallest:
-    """Keeps the point closest to each image among those that reach the goal.
-
-    Args:
-        images: Clean images, shape ``(N, C, H, W)``; what is returned where nothing was found.
-        norm: How distance is measured.
-        enough: An image is done once its distance is at most this; negative for never.
-        reached: Images that reach the goal as they are, bool, shape ``(N,)``; they are done.
-    """
-
-    def __init__(self, images: Tensor, norm: Norm, enough: float, reached: Tensor) -> None:
-        self.images, self.norm, self.enough = images.clone(), norm, enough
-        self.sizes = images.new_full((len(images),), float("inf")).masked_fill_(reached, 0.0)
-        self.done = reached.clone()
-
-    def keep(self, rows: Tensor, points: Tensor, sizes: Tensor) -> None:
-        """Stores points closer than those before, for the images at ``rows``."""
-        self.images[rows], self.sizes[rows], self.done[rows] = points, sizes, sizes <= self.enough
-
-
 class FABWalk:
     """Images on their way to a boundary and along it.
 
@@ -94,6 +75,7 @@ class FABWalk:
         best: Where what is found goes.
         rows: Images that walk, int64, shape ``(M,)``.
         points: Where they start, shape ``(M, C, H, W)``.
+        norm: How distance is measured.
         beta: Which share of the way from the image a step back keeps.
     """
 
@@ -106,9 +88,10 @@ class FABWalk:
         best: Smallest,
         rows: Tensor,
         points: Tensor,
+        norm: Norm,
         beta: float,
     ) -> None:
-        self.surrogate, self.best, self.beta = surrogate, best, beta
+        self.surrogate, self.best, self.norm, self.beta = surrogate, best, norm, beta
         self.rows, self.goal, self.rng = rows, goal[rows], rng[rows].stream("pass")
         self.origin, self.points = images[rows], points
         self.taken = torch.zeros_like(rows)
@@ -164,9 +147,8 @@ class FABWalk:
         """Keeps the closest of the points ``at`` that are across; all that are step back."""
         points, origin = self.points[at], self.origin[at]
         across = self.surrogate.fooled(points, logits, self.goal[at], rng[at])
-        sizes = lp_norm(points - origin, self.best.norm)
-        closer = (across & (sizes < self.best.sizes[self.rows[at]])).nonzero().squeeze(1)
-        self.best.keep(self.rows[at[closer]], points[closer], sizes[closer])
+        sizes = lp_norm(points - origin, self.norm)
+        self.best.update(self.rows[at], points, sizes, across)
         back = torch.where(per_image(across), origin + self.beta * (points - origin), points)
         self.points = self.points.index_copy(0, at, back)
         self.across = self.across.index_copy(0, at, across)

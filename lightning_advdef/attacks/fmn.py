@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_advdef.attacks.adaptive_radius import AdaptiveRadiusAttack, Look, cosine_annealed
 from lightning_advdef.attacks.losses import LossName
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
-from lightning_advdef.attacks.smallest import SmallestFooled
+from lightning_advdef.attacks.smallest import Smallest
 from lightning_advdef.types import Norm
 
 _DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -62,7 +62,7 @@ class FMN(AdaptiveRadiusAttack):
     def _first_radius(self, farthest: Tensor) -> Tensor:
         return torch.full_like(farthest, float("inf"))
 
-    def _next_radius(self, radius: Tensor, look: Look, best: SmallestFooled, step: int) -> Tensor:
+    def _next_radius(self, radius: Tensor, look: Look, best: Smallest, step: int) -> Tensor:
         gamma = cosine_annealed(self.gamma, _LAST_GAMMA, step, self.steps)
         slope = lp_norm(look.found.gradient, _DUAL[self.norm]).clamp_min(_TINY)
         linearised = look.sizes + look.found.loss.abs() / slope

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
-from lightning_advdef.attacks.best import BestIterates
+from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss
@@ -18,8 +18,6 @@ from lightning_advdef.attacks.lp_ball import LpBall
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps
-
-_STEPS_BETWEEN_SYNCS = 5  # leaving the batch needs a device-to-host copy, which on a GPU costs more than a few rows
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class PGD(FixedBudgetAttack):
         """One restart over the images at ``rows``; what it finds goes to ``best``."""
         loss = LOSSES[self.loss]
         iterates = self._start(surrogate, images[rows], goal[rows], rng[rows], ball[rows])
-        every = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        every = steps_between_syncs(images)
         direction: Tensor | None = None
         for step in range(self.steps):
             if surrogate.exact and surrogate.fixed_shape:
