@@ -71,7 +71,7 @@ class APGD(FixedBudgetAttack):
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Runs all restarts; an image decided by an earlier one is left alone."""
-        best = BestIterates(images, surrogate.exact)
+        best = BestIterates(images)
         self._restart(surrogate, images, goal, rng, ball, best)
         return best.images
 
@@ -127,8 +127,7 @@ class APGD(FixedBudgetAttack):
             with torch.no_grad():
                 last, logits = mean_loss(surrogate, climb.iterates, climb.goal, loss, stream)
             found = LossGradient(last, climb.gradient, logits)
-        fooled = surrogate.fooled(climb.iterates, found.logits, climb.goal, stream)
-        climb.record(found, fooled if surrogate.exact else torch.zeros_like(fooled))
+        climb.record(found, surrogate.final(climb.iterates, found.logits, climb.goal, stream))
         if step:
             climb.compare(found.loss)
 
@@ -176,11 +175,10 @@ class TargetedAPGD(APGD):
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Ranks the classes, then runs towards one after the other."""
-        best, stream = BestIterates(images, surrogate.exact), rng.stream("rank")
+        best, stream = BestIterates(images), rng.stream("rank")
         with torch.no_grad():
             logits = surrogate(images, stream).float().mean(dim=0)
-        if surrogate.exact:
-            best.decided |= surrogate.fooled(images, logits, goal, stream)
+        best.decided |= surrogate.final(images, logits, goal, stream)
         wrong = logits.scatter(1, goal.labels.unsqueeze(1), float("-inf"))
         targets = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices
         for rank in range(targets.shape[1]):

@@ -22,25 +22,22 @@ class BestIterates:
 
     Args:
         images: Clean images, shape ``(N, C, H, W)``; what is returned where nothing was found.
-        exact: Whether a wrong prediction of the surrogate decides an image.
     """
 
-    def __init__(self, images: Tensor, exact: bool) -> None:
+    def __init__(self, images: Tensor) -> None:
         self.images = images.clone()
         self.loss = images.new_full((len(images),), float("-inf"))
         self.decided = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.exact = exact
 
-    def update(self, rows: Tensor, iterates: Tensor, loss: Tensor, fooled: Tensor) -> None:
+    def update(self, rows: Tensor, iterates: Tensor, loss: Tensor, final: Tensor) -> None:
         """Offers one iterate for each of some images.
 
         Args:
             rows: Positions of the images, int64, shape ``(M,)``, each at most once.
             iterates: Shape ``(M, C, H, W)``.
             loss: The attack's loss of each iterate, shape ``(M,)``.
-            fooled: Whether it reaches the goal, see :meth:`Surrogate.fooled`, shape ``(M,)``.
+            final: Whether it decides its image, see :meth:`Surrogate.final`, shape ``(M,)``.
         """
-        final = fooled if self.exact else torch.zeros_like(fooled)
         better = (final | (loss > self.loss[rows])) & ~self.decided[rows]
         self.images[rows] = torch.where(better.view(-1, 1, 1, 1), iterates, self.images[rows])
         self.loss[rows] = torch.where(better, loss, self.loss[rows])

@@ -63,7 +63,7 @@ class CarliniWagnerLinf(FixedBudgetAttack):
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """All steps on the images that are not decided."""
-        best = BestIterates(images, surrogate.exact)
+        best = BestIterates(images)
         box, rows = self._box(images, ball), torch.arange(len(images), device=images.device)
         iterates, variables, adam = images, box.variables(images), ImageAdam(images, self.learning_rate)
         every = steps_between_syncs(images)
@@ -72,7 +72,7 @@ class CarliniWagnerLinf(FixedBudgetAttack):
                 surrogate.working = ~best.decided
             stream = rng[rows].stream("step", step)
             found = loss_and_gradient(surrogate, iterates, goal[rows], margin, stream)
-            best.update(rows, iterates, found.loss, surrogate.fooled(iterates, found.logits, goal[rows], stream))
+            best.update(rows, iterates, found.loss, surrogate.final(iterates, found.logits, goal[rows], stream))
             short = per_image(found.loss < self.confidence)
             move = adam.step(-found.gradient * box.pixels(variables)[1] * short)
             variables = box.keep(variables + move)
@@ -85,7 +85,7 @@ class CarliniWagnerLinf(FixedBudgetAttack):
         with torch.no_grad():
             stream = rng[rows].stream("step", self.steps)
             last, logits = mean_loss(surrogate, iterates, goal[rows], margin, stream)
-            best.update(rows, iterates, last, surrogate.fooled(iterates, logits, goal[rows], stream))
+            best.update(rows, iterates, last, surrogate.final(iterates, logits, goal[rows], stream))
         surrogate.working = None
         return best.images
 

@@ -124,14 +124,14 @@ class Climb:
         moved.add_(self.iterates - self.previous, alpha=1 - momentum)
         self.previous, self.iterates = self.iterates, self.inside(moved)
 
-    def record(self, found: LossGradient, fooled: Tensor) -> None:
-        """Keeps what was found at the iterates, if it is the best so far or (``fooled``) decides the image."""
-        better = ((found.loss > self.best_loss) | fooled) & ~self.decided
+    def record(self, found: LossGradient, final: Tensor) -> None:
+        """Keeps what was found at the iterates, if it is the best so far or (``final``) decides the image."""
+        better = ((found.loss > self.best_loss) | final) & ~self.decided
         self.gradient = found.gradient
         self.best = torch.where(per_image(better), self.iterates, self.best)
         self.best_gradient = torch.where(per_image(better), found.gradient, self.best_gradient)
         self.best_loss = torch.where(better, found.loss, self.best_loss)
-        self.decided = self.decided | fooled
+        self.decided = self.decided | final
 
     def compare(self, loss: Tensor) -> None:
         """Counts whether the loss rose."""

@@ -56,7 +56,7 @@ class Noise(FixedBudgetAttack):
         """Adds noise; of several draws the best for each image."""
         if self.draws == 1:
             return self._noisy(images, rng.stream("draw", 0), ball)
-        best = BestIterates(images, surrogate.exact)
+        best = BestIterates(images)
         with torch.no_grad():
             for draw in range(self.draws):
                 self._try(surrogate, images, goal, rng.stream("draw", draw), ball, best)
@@ -76,7 +76,7 @@ class Noise(FixedBudgetAttack):
             surrogate.working = ~best.decided
         noisy = self._noisy(images[rows], rng[rows], ball[rows])
         loss, logits = mean_loss(surrogate, noisy, goal[rows], margin, rng[rows])
-        best.update(rows, noisy, loss, surrogate.fooled(noisy, logits, goal[rows], rng[rows]))
+        best.update(rows, noisy, loss, surrogate.final(noisy, logits, goal[rows], rng[rows]))
 
     def _noisy(self, images: Tensor, rng: SampleRNG, ball: LpBall) -> Tensor:
         shape = images.shape[1:]

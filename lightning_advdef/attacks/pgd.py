@@ -64,7 +64,7 @@ class PGD(FixedBudgetAttack):
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Runs all restarts; an image decided by an earlier one is left alone."""
-        best = BestIterates(images, surrogate.exact)
+        best = BestIterates(images)
         for restart in range(self.restarts):
             rows = torch.arange(len(images), device=images.device)
             if surrogate.may_compact:
@@ -94,8 +94,8 @@ class PGD(FixedBudgetAttack):
                 surrogate.working = ~best.decided
             stream = rng[rows].stream("step", step)
             found = loss_and_gradient(surrogate, iterates, goal[rows], loss, stream)
-            fooled = surrogate.fooled(iterates, found.logits, goal[rows], stream)
-            best.update(rows, iterates, found.loss, fooled)
+            final = surrogate.final(iterates, found.logits, goal[rows], stream)
+            best.update(rows, iterates, found.loss, final)
             direction = self._direction(found.gradient, direction)
             iterates = self._step(images[rows], iterates, direction, ball[rows])
             if surrogate.may_compact and step % every == 0:
@@ -106,7 +106,7 @@ class PGD(FixedBudgetAttack):
         with torch.no_grad():
             stream = rng[rows].stream("step", self.steps)
             last, logits = mean_loss(surrogate, iterates, goal[rows], loss, stream)
-            best.update(rows, iterates, last, surrogate.fooled(iterates, logits, goal[rows], stream))
+            best.update(rows, iterates, last, surrogate.final(iterates, logits, goal[rows], stream))
         surrogate.working = None
 
     def _start(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:

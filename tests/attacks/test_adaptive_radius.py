@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_advdef.attacks import DDN, FMN, FullGradient
+from lightning_advdef.attacks import BPDA, DDN, FMN, FullGradient
 from lightning_advdef.attacks.adaptive_radius import cosine_annealed
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Linear, Recording, Strict, make_network, middle_images, random_linear, right, seeded
@@ -105,8 +105,9 @@ def test_of_all_iterates_that_fool_the_nearest_is_returned(attack, network, imag
     assert torch.equal(found, iterates[nearest, torch.arange(4)])
 
 
-def test_a_search_in_bfloat16_is_confirmed_in_float32(attack, network, images, labels):
-    surrogate = FullGradient(network)
+@pytest.mark.parametrize("kind", [FullGradient, BPDA])
+def test_a_search_in_bfloat16_is_confirmed_in_float32(attack, kind, network, images, labels):
+    surrogate = kind(network)
     surrogate.search_dtype = torch.bfloat16
     found = attack(surrogate, images, labels)
     moved = (found != images).flatten(1).any(dim=1)

@@ -168,7 +168,9 @@ class Surrogate(ABC):
         return logits
 
     def fooled(self, images: Tensor, logits: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
-        """Whether images reach the goal, bool, shape ``(N,)``.
+        """Whether images reach the goal, bool, shape ``(N,)``; a search in another dtype is confirmed in float32.
+
+        For attacks that keep what reaches the goal whatever the surrogate; others ask whether it is :meth:`final`.
 
         Args:
             images: What was asked about, shape ``(N, C, H, W)``.
@@ -177,14 +179,20 @@ class Surrogate(ABC):
             rng: The rows' random numbers for this step.
         """
         reached = goal.reached(logits)
-        if self.search_dtype == torch.float32 or not self.exact:
+        if self.search_dtype == torch.float32:
             return reached
         rows = reached.nonzero().squeeze(1)
         if len(rows):
-            with torch.no_grad():
-                sure = self._forward(images[rows], rng[rows]).mean(dim=0)
+            with torch.no_grad(), self.in_float32():
+                sure = self(images[rows], rng[rows]).mean(dim=0)
             reached[rows] = goal[rows].reached(sure)
         return reached
+
+    def final(self, images: Tensor, logits: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """Whether reaching the goal decides an image, bool, shape ``(N,)``: see :meth:`fooled`, never if not exact."""
+        if not self.exact:
+            return torch.zeros_like(goal.labels, dtype=torch.bool)
+        return self.fooled(images, logits, goal, rng)
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:

@@ -184,10 +184,12 @@ def test_rounding_that_cuts_the_gradient_is_broken(attack, dtype):
     assert right(defense, attack(surrogate, IMAGES, labels), labels).sum() < len(labels)
 
 
-def test_passes_are_those_of_the_full_gradient_that_never_stops():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passes_are_those_of_the_full_gradient_that_never_stops(dtype):
     surrogate = BPDA(make(RoundedInput), Scale(1.0))
+    surrogate.search_dtype = dtype
     passes = surrogate.start_counting(9, IMAGES.device)
-    PGD(0.1, steps=5)(surrogate, IMAGES, labels_of(surrogate.defense))
+    PGD(0.3, steps=5)(surrogate, IMAGES, labels_of(surrogate.defense))
     assert passes.forward.tolist() == [6] * 9
     assert passes.backward.tolist() == [5] * 9
     assert not passes.zero_gradients.any()
