@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -196,8 +196,20 @@ class FixedBudgetAttack(Attack):
             )
 
     def with_eps(self, eps: float) -> Self:
-        """The same attack in a ball of another radius."""
-        return replace(self, eps=Eps(eps))
+        """The same attack in a ball of another radius.
+
+        What is given in the units of ``eps`` keeps its proportion to it: an absolute ``step_size``, and the budget of a
+        ``start`` attack that has one (at most 1 in linf). From a budget of 0 there is no proportion, and both stay.
+        """
+        eps = Eps(eps)
+        factor = eps / self.eps if self.eps > 0 and eps > 0 else 1.0
+        lengths: dict[str, Any] = {"eps": eps}
+        if (step_size := getattr(self, "step_size", None)) is not None:
+            lengths["step_size"] = Eps(step_size * factor)
+        if isinstance(start := getattr(self, "start", None), FixedBudgetAttack):
+            scaled = start.eps * factor
+            lengths["start"] = start.with_eps(min(scaled, 1.0) if start.norm == "linf" else scaled)
+        return replace(self, **lengths)
 
     def __call__(
         self,

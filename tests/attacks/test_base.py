@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_advdef.attacks import Attack, FixedBudgetAttack, FullGradient, MinimalNormAttack
+from lightning_advdef.attacks import (
+    APGD,
+    BIM,
+    FAB,
+    MIM,
+    PGD,
+    Attack,
+    FixedBudgetAttack,
+    FullGradient,
+    MinimalNormAttack,
+)
 from lightning_advdef.attacks.base import attack_mode
 
 
@@ -144,3 +154,21 @@ def test_parameters_are_frozen_during_an_attack_only():
         assert not any(parameter.requires_grad for parameter in network.parameters())
     assert network.weight.requires_grad
     assert not network.bias.requires_grad
+
+
+def test_lengths_in_units_of_eps_keep_their_proportion_to_it():
+    assert PGD("8/255", step_size="2/255").with_eps(0.3) == PGD(0.3, step_size=0.3 / 4)
+    start = PGD(0.02, steps=2, step_size=0.01)
+    found = APGD(0.04, start=start).with_eps(0.08)
+    assert found == APGD(0.08, start=PGD(0.04, steps=2, step_size=0.02))
+    assert MIM(0.1, step_size=0.05, start=FAB()).with_eps("1/5") == MIM(0.2, step_size=0.1, start=FAB())
+
+
+def test_a_start_attack_never_gets_a_budget_that_no_image_has():
+    assert APGD(0.1, "l2", start=BIM(0.5)).with_eps(1.0).start == BIM(1.0)
+
+
+def test_without_a_proportion_lengths_stay():
+    attack = PGD(0, step_size=0.1, start=BIM(0.2))
+    assert attack.with_eps(0.5) == PGD(0.5, step_size=0.1, start=BIM(0.2))
+    assert PGD(0.5, step_size=0.1).with_eps(0) == PGD(0, step_size=0.1)
