@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.climb import Climb, checkpoint_gaps
 from lightning_advdef.attacks.cost import Cost
@@ -57,8 +57,9 @@ class APGD(FixedBudgetAttack):
     start: Attack | None = None
 
     def __post_init__(self) -> None:
-        """Checks steps, restarts and rho."""
+        """Checks steps, restarts, rho and start."""
         super().__post_init__()
+        refuse_parts(self.start, f"start of {type(self).__name__}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
         if not 0 <= self.rho <= 1:

@@ -165,6 +165,21 @@ class Attack(ABC):
             raise RuntimeError(f"{self} produced images that are not finite or have another shape")
 
 
+def refuse_parts(attack: Attack | None, user: str) -> None:
+    """Refuses an attack made of parts where only its images would be used.
+
+    It decides about images by itself and fills the surrogate's ledger, which is not the user's.
+
+    Raises:
+        ValueError: If the attack is made of parts.
+    """
+    if attack is not None and attack.parts():
+        raise ValueError(
+            f"{user} cannot use {type(attack).__name__}, which is made of parts: give it one attack, such as a part of "
+            f"it ({', '.join(attack.parts())})"
+        )
+
+
 @dataclass(frozen=True)
 class FixedBudgetAttack(Attack):
     """An attack inside a ball of given radius.

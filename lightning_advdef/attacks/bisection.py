@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack
+from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack, refuse_parts
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
@@ -36,8 +36,7 @@ class Bisection(MinimalNormAttack):
 
     def __post_init__(self) -> None:
         """Refuses settings that would keep the inner attack from scaling with its budget."""
-        if self.attack.parts():
-            raise ValueError(f"Bisection needs an attack that searches balls of any radius, got {self.attack}")
+        refuse_parts(self.attack, "Bisection")
         if self.rounds < 1 or getattr(self.attack, "step_size", None) is not None:
             raise ValueError(
                 f"Bisection needs rounds >= 1 and an inner attack with step_size null (it scales with eps), "

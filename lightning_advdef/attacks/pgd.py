@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -48,8 +48,9 @@ class PGD(FixedBudgetAttack):
     start: Attack | None = None
 
     def __post_init__(self) -> None:
-        """Checks steps, restarts and step size."""
+        """Checks steps, restarts, step size and start."""
         super().__post_init__()
+        refuse_parts(self.start, f"start of {type(self).__name__}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
         if self.step_size is not None:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack
+from lightning_advdef.attacks.base import FixedBudgetAttack, refuse_parts
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall
@@ -34,7 +34,7 @@ class Targeted(FixedBudgetAttack):
         box: Keep pixels in [0, 1], also in the inner attack.
 
     Raises:
-        ValueError: If the inner attack has no targeted variant.
+        ValueError: If the inner attack has no targeted variant, or is made of parts.
     """
 
     eps: Eps = field(init=False, repr=False)
@@ -44,6 +44,7 @@ class Targeted(FixedBudgetAttack):
 
     def __post_init__(self) -> None:
         """Takes the budget from the inner attack."""
+        refuse_parts(self.attack, "Targeted")
         if not self.attack.targetable:
             raise ValueError(f"{type(self.attack).__name__} has no targeted variant: give Targeted another attack")
         if self.choose not in ("random", "least_likely", "runner_up"):

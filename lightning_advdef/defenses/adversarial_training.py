@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_advdef.attacks import PGD, Attack, FullGradient
+from lightning_advdef.attacks.base import refuse_parts
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.rng import SampleRNG
@@ -26,10 +27,14 @@ class AdversarialTrainingModule(DefenseModule):
         network: Architecture, called with the data set's ``ImageSpec``.
         attack: Inner attack; the paper's for CIFAR-10 unless stated.
         kwargs: See :class:`DefenseModule`.
+
+    Raises:
+        ValueError: If the attack is made of parts.
     """
 
     def __init__(self, network: NetworkFactory, attack: Attack = _MADRY, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
+        refuse_parts(attack, "adversarial training")
         self.attack = attack
 
     def loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:

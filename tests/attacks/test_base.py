@@ -10,12 +10,17 @@ from lightning_advdef.attacks import (
     APGD,
     BIM,
     FAB,
+    FGSM,
     MIM,
     PGD,
     Attack,
+    AutoAttack,
+    Bisection,
+    Cascade,
     FixedBudgetAttack,
     FullGradient,
     MinimalNormAttack,
+    Targeted,
 )
 from lightning_advdef.attacks.base import attack_mode
 
@@ -172,3 +177,18 @@ def test_without_a_proportion_lengths_stay():
     attack = PGD(0, step_size=0.1, start=BIM(0.2))
     assert attack.with_eps(0.5) == PGD(0.5, step_size=0.1, start=BIM(0.2))
     assert PGD(0.5, step_size=0.1).with_eps(0) == PGD(0, step_size=0.1)
+
+
+@pytest.mark.parametrize("parted", [AutoAttack(0.1), Cascade(attacks={"fgsm": FGSM(0.1), "pgd": PGD(0.1)})])
+@pytest.mark.parametrize("user", [PGD, APGD, MIM])
+def test_attacks_made_of_parts_start_no_other(user, parted):
+    with pytest.raises(
+        ValueError, match=rf"^start of {user.__name__} cannot use {type(parted).__name__}, .* \(.*, .*\)$"
+    ):
+        user(0.1, start=parted)
+
+
+@pytest.mark.parametrize("user", [Targeted, Bisection])
+def test_attacks_made_of_parts_run_inside_no_other(user):
+    with pytest.raises(ValueError, match=rf"{user.__name__} cannot use AutoAttack, which is made of parts"):
+        user(AutoAttack(0.1))
