@@ -19,6 +19,8 @@ from lightning_advdef.attacks.surrogates.base import Surrogate, as_surrogate
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps, Norm
 
+Needs = Literal["gradients", "scores", "nothing"]
+
 BUDGET_TOLERANCE = 1e-5  # float32 rounding of x + perturbation, relative to the budget and absolute
 
 
@@ -80,11 +82,9 @@ class Attack(ABC):
             without clipping; such results are not images.
 
     Attributes:
-        needs: What the attack asks the surrogate for: gradients, scores alone, or nothing at all.
         targetable: Whether it can be sent towards a given class.
     """
 
-    needs: ClassVar[Literal["gradients", "scores", "nothing"]] = "gradients"
     targetable: ClassVar[bool] = False
 
     _: KW_ONLY
@@ -137,6 +137,11 @@ class Attack(ABC):
     @abstractmethod
     def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """The attack's own rule; input is checked and detached, gradients are on, the model is in eval mode."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the attack asks the surrogate for: gradients, scores alone, or nothing at all."""
+        return "gradients"
 
     def cost(self, classes: int) -> Cost:
         """Passes for an image that is never fooled, on data of so many classes; unknown unless an attack says."""

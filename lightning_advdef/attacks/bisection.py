@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack, refuse_parts
+from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack, Needs, refuse_parts
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
@@ -47,6 +47,11 @@ class Bisection(MinimalNormAttack):
     def size_norm(self) -> Norm:
         """The inner attack's norm."""
         return self.attack.norm
+
+    @property
+    def needs(self) -> Needs:
+        """What the inner attack needs; at least scores, to see whether it succeeded."""
+        return "scores" if self.attack.needs == "nothing" else self.attack.needs
 
     def cost(self, classes: int) -> Cost:
         """An image that resists the largest budget is tried once."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack
+from lightning_advdef.attacks.base import FixedBudgetAttack, Needs
 from lightning_advdef.attacks.best import BestIterates
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -35,8 +35,6 @@ class Noise(FixedBudgetAttack):
         draws: Perturbations tried for each image.
     """
 
-    needs: ClassVar[Literal["gradients", "scores", "nothing"]] = "nothing"
-
     kind: Literal["uniform", "sign", "gaussian"] = "uniform"
     draws: int = 1
 
@@ -47,6 +45,11 @@ class Noise(FixedBudgetAttack):
             raise ValueError(f"kind must be uniform, sign or gaussian, got {self.kind!r}")
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}")
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing for one draw; scores to choose among several."""
+        return "nothing" if self.draws == 1 else "scores"
 
     def cost(self, classes: int) -> Cost:
         """One draw is not even looked at."""

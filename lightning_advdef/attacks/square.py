@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack
+from lightning_advdef.attacks.base import FixedBudgetAttack, Needs
 from lightning_advdef.attacks.best import BestIterates
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -42,7 +42,6 @@ class Square(FixedBudgetAttack):
         loss: What has to grow; with targets it is the cross-entropy, as in the paper.
     """
 
-    needs: ClassVar[Literal["gradients", "scores", "nothing"]] = "scores"
     targetable: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
@@ -60,6 +59,11 @@ class Square(FixedBudgetAttack):
             raise ValueError(f"p_init is a share of the pixels, above 0 and at most 1, got {self.p_init}")
         if self.loss not in ("margin", "cross_entropy"):
             raise ValueError(f"Square knows the losses margin, cross_entropy, got {self.loss!r}")
+
+    @property
+    def needs(self) -> Needs:
+        """Scores alone."""
+        return "scores"
 
     def cost(self, classes: int) -> Cost:
         """The start and every query, for each restart; a query that would change nothing is spared."""

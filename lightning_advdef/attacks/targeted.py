@@ -8,7 +8,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, refuse_parts
+from lightning_advdef.attacks.base import FixedBudgetAttack, Needs, refuse_parts
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall
@@ -49,9 +49,14 @@ class Targeted(FixedBudgetAttack):
             raise ValueError(f"{type(self.attack).__name__} has no targeted variant: give Targeted another attack")
         if self.choose not in ("random", "least_likely", "runner_up"):
             raise ValueError(f"choose must be random, least_likely or runner_up, got {self.choose!r}")
-        for name in ("eps", "norm", "needs"):
+        for name in ("eps", "norm"):
             object.__setattr__(self, name, getattr(self.attack, name))
         super().__post_init__()
+
+    @property
+    def needs(self) -> Needs:
+        """What the inner attack needs; at least scores, to choose the target by."""
+        return "scores" if self.attack.needs == "nothing" else self.attack.needs
 
     def with_eps(self, eps: float) -> Self:
         """The same targets for another budget."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient
+from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient, Noise, Square
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Recording, Strict, middle_images, random_linear, right
 
@@ -92,6 +92,14 @@ def test_images_that_resist_the_largest_budget_cost_one_run(linear):
 def test_settings_that_do_not_bisect_are_refused(inner, rounds):
     with pytest.raises(ValueError, match="Bisection needs rounds >= 1 and an inner attack with step_size null"):
         Bisection(inner, rounds)
+
+
+def test_it_needs_what_its_attack_needs_and_scores():
+    assert [Bisection(attack).needs for attack in (PGD(0.1), Square(0.1), Noise(0.1))] == [
+        "gradients",
+        "scores",
+        "scores",
+    ]
 
 
 def test_a_budget_beyond_the_pixel_box_is_refused(network, images, labels):

@@ -73,6 +73,10 @@ def test_one_draw_asks_nothing_of_the_network(network, images, labels, kind):
     assert attack.needs == "nothing"
 
 
+def test_several_draws_need_scores():
+    assert Noise(0.1, draws=2).needs == "scores"
+
+
 def test_noise_is_no_match_for_an_attack_of_the_same_size(network, images, labels):
     control, attacked = (right(network, attack(network, images, labels), labels) for attack in (Noise(0.05), PGD(0.05)))
     assert control.sum() > attacked.sum() + 3
