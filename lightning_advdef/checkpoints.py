@@ -57,9 +57,9 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all weights."""
+    """SHA-256 over names, shapes and values of all weights and buffers, also those that no checkpoint holds."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers()], key=lambda item: item[0]):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode() + tensor_bytes(value))
     return digest.hexdigest()
 

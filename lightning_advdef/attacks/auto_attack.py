@@ -31,10 +31,11 @@ class AutoAttack(AttackInParts):
 
     Source: Croce and Hein, 2020, https://arxiv.org/abs/2003.01690, and their code, commit a392200.
 
-    Departures from the code, none of which can raise the robust accuracy of a deterministic network: images leave a
-    part as soon as they are broken; random numbers belong to an image (Square's windows, too, which the reference
-    shares in a batch); targets are at most the number of other classes, and DLR has a form for two and three classes;
-    several draws of a random defense enter losses and decisions as their mean, where the reference takes the last.
+    Departures from the code: images leave a part as soon as they are broken; random numbers belong to an image
+    (Square's windows, too, which the reference shares in a batch, and which may here touch the last row and column);
+    FAB's restarts begin within half of the smallest norm found; targets are at most the number of other classes, and
+    DLR has a form for two and three classes; several draws of a random defense enter losses and decisions as their
+    mean, where the reference takes the last; its survivors are decided by ten draws instead of one.
 
     Args:
         version: ``standard``: APGD-CE, targeted APGD-DLR, targeted FAB, Square. ``plus``: five restarts of APGD-CE,
@@ -77,6 +78,6 @@ class AutoAttack(AttackInParts):
         """All parts; those of ``rand`` with its draws, which verdicts do without."""
         if self.version != "rand":
             return super().cost(classes)
-        verdicts = Cost(1 + len(self.parts()), 0)
+        verdicts = Cost(2 + len(self.parts()), 0)
         draws = [part.cost(classes).times(self.eot_samples) for part in self.parts().values()]
         return reduce(Cost.plus, draws, verdicts)

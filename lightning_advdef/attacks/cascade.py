@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, within_budget
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack, within_budget
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
@@ -50,8 +50,8 @@ class AttackInParts(FixedBudgetAttack):
         """The attacks by name, in the order in which they run."""
 
     def cost(self, classes: int) -> Cost:
-        """All parts, a pass on the clean image and one on the result of each part."""
-        total = Cost(1, 0)
+        """All parts, two passes on the clean image and one on the result of each part."""
+        total = Cost(2, 0)
         for attack in self.parts().values():
             total = total.plus(attack.cost(classes)).plus(Cost(1, 0))
         return total
@@ -66,7 +66,7 @@ class AttackInParts(FixedBudgetAttack):
         if "broken_by" in surrogate.known:
             right = (surrogate.known["broken_by"] != WRONG_BEFORE).to(images.dtype)
         else:
-            right = self._right(surrogate, images, goal, rng.stream("clean"))
+            right = self._clean_verdict(surrogate, images, goal, rng)
         adversarial, standing = images.clone(), right
         broken_by = torch.where(right > 0, ROBUST, WRONG_BEFORE)
         for number, (name, part) in enumerate(self.parts().items()):
@@ -102,6 +102,7 @@ class AttackInParts(FixedBudgetAttack):
             if surrogate.fixed_shape:
                 surrogate.enlisted = attacked if enlisted is None else attacked & enlisted
             result = attack.clip(attack.perturb(surrogate, images[rows], goal[rows], rng[rows].stream("part", name)))
+            attack.verify(result, images[rows])
             inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps)
             found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
             after[rows] = self._right(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
@@ -112,14 +113,29 @@ class AttackInParts(FixedBudgetAttack):
             surrogate.ledger[f"{name}/{kind}"] = now - before[kind]
         return found, after
 
+    def _clean_verdict(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """See ``_right``; asks twice, because a network need not say that it is random."""
+        if surrogate.random:
+            return self._right(surrogate, images, goal, rng.stream("clean"))
+        first, second = (self._deployed(surrogate, images, rng.stream(name), 1) for name in ("clean", "again"))
+        surrogate.random = not torch.equal(first, second)
+        return self._right(surrogate, images, goal, rng.stream("draws")) if surrogate.random else _share(goal, first)
+
     def _right(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """On which share of draws the deployed defense does not do what the attack wants, shape ``(N,)``."""
+        return _share(goal, self._deployed(surrogate, images, rng, self.draws if surrogate.random else 1))
+
+    def _deployed(self, surrogate: Surrogate, images: Tensor, rng: SampleRNG, draws: int) -> Tensor:
+        """Logits of the deployed defense, shape ``(draws, N, K)``."""
         assert isinstance(surrogate.defense, nn.Module)
-        draws = self.draws if surrogate.random else 1
         surrogate.count_forward(rng, draws)
         logits = deployed_logits(surrogate.defense, images, rng, draws)
         surrogate.watch(logits)
-        return 1 - torch.stack([goal.reached(draw) for draw in logits]).float().mean(dim=0)
+        return logits
+
+
+def _share(goal: Goal, logits: Tensor) -> Tensor:
+    return 1 - torch.stack([goal.reached(draw) for draw in logits]).float().mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -162,4 +178,9 @@ class Cascade(AttackInParts):
 
     def parts(self) -> Mapping[str, Attack]:
         """The attacks, minimal-norm ones content with the budget."""
-        return {name: attack.with_eps(self.eps) for name, attack in self.attacks.items()}
+        return {name: self._content(attack) for name, attack in self.attacks.items()}
+
+    def _content(self, attack: Attack) -> Attack:
+        if isinstance(attack, MinimalNormAttack) and attack.size_norm != self.norm:
+            return attack  # its norms say nothing about this budget
+        return attack.with_eps(self.eps)

@@ -24,8 +24,8 @@ class AdversarialCache:
     """A folder of adversarial sets, one file per batch.
 
     The name of a file is a hash of the attack and the surrogate with their settings, the networks that they use, the
-    images, labels and random numbers, and this package's source; so a changed experiment finds nothing, and transferred
-    images are made once however many defenses they are tried on.
+    images, labels and random numbers, and the source of this package and of classes from elsewhere; so a changed
+    experiment finds nothing, and transferred images are made once however many defenses they are tried on.
 
     Args:
         folder: Where the files lie; made when the first is written.
@@ -40,8 +40,10 @@ class AdversarialCache:
     ) -> str:
         """Name of the file of one batch."""
         description = scenario.describe(surrogate) | {"name": None}
-        settings = [str(surrogate.search_dtype), surrogate.fixed_shape, surrogate.random, code_hash()]
-        digest = hashlib.sha256(json.dumps([description, settings], sort_keys=True).encode())
+        settings = [str(surrogate.search_dtype), surrogate.fixed_shape, surrogate.random]
+        classes = [type(item) for item in (scenario.attack, *scenario.attack.parts().values(), surrogate)]
+        code = code_hash(*classes, *(type(child) for module in surrogate.modules for child in module.modules()))
+        digest = hashlib.sha256(json.dumps([description, settings, code]).encode())
         digest.update(self._hash_of_networks(scenario, surrogate).encode())
         enlisted = [] if surrogate.enlisted is None else [surrogate.enlisted]
         for tensor in (batch.images, batch.labels, rng.keys, *enlisted, *(ledger[name] for name in sorted(ledger))):

@@ -1,4 +1,4 @@
-"""What an evaluation will cost at most, before it runs."""
+"""What an evaluation will cost where nothing is fooled, said before it runs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def estimate(defense: nn.Module, runners: Sequence[ScenarioRunner], batch: Batch
     if math.isnan(seconds) or seconds < _WORTH_SAYING:
         return None
     return (
-        f"at most {cost.forward:,.0f} forward and {cost.backward:,.0f} backward passes per image; {images:,} images "
-        f"take up to about {_duration(seconds)} here, less where they are fooled early"
+        f"about {cost.forward:,.0f} forward and {cost.backward:,.0f} backward passes for an image that nothing fools; "
+        f"{images:,} of them would take {_duration(seconds)} here, images that are fooled early take less"
     )
 
 

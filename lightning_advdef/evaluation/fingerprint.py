@@ -65,7 +65,7 @@ def fingerprint(trainer: Trainer, module: LightningModule, judge: Judge) -> dict
         },
         "weights": weights_hash(module),
         "evaluation": {**settings, "scenarios": judge.describe()},
-        "code": code_hash(),
+        "code": code_hash(*_classes(module, judge)),
     }
 
 
@@ -74,4 +74,13 @@ def _describe_data(trainer: Trainer, judge: Judge) -> dict[str, Any]:
     named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
     mean = None if judge.mean_image is None else hashlib.sha256(tensor_bytes(judge.mean_image)).hexdigest()
     images = data_hash(getattr(trainer.test_dataloaders, "dataset", None))
-    return {"class": type(data).__qualname__, **plain(named), "images": images, "mean_image": mean}
+    batches = trainer.limit_test_batches
+    return {"class": type(data).__qualname__, **plain(named), "images": images, "batches": batches, "mean_image": mean}
+
+
+def _classes(module: LightningModule, judge: Judge) -> list[type]:
+    """Whose code the result rests on, besides this package's."""
+    attacks = [runner.scenario.attack for runner in judge.runners.values()]
+    parts = [part for attack in attacks for part in attack.parts().values()]
+    surrogates = [runner.surrogate for runner in judge.runners.values()]
+    return [type(item) for item in (*module.modules(), *attacks, *parts, *surrogates)]

@@ -156,7 +156,7 @@ class Judge:
             self._look_for_randomness(batch, rng)
         rows = {"index": batch.indices, "label": batch.labels}
         rows["clean/stochastic"] = torch.full_like(batch.labels, int(bool(self.stochastic)))
-        rows |= _named("clean", self._verdict(batch.images, batch.labels, rng.stream("clean")))
+        rows |= _named("clean", self._verdict(batch.images, batch.images, batch.labels, rng.stream("clean")))
         rows |= {f"clean/{norm}": lp_norm(batch.images, norm) for norm in NORMS}
         if self.mean_image is not None:
             centred = batch.images - self.mean_image.to(batch.images)
@@ -180,22 +180,22 @@ class Judge:
         """Adversarial images and columns; images that are settled by what is known are not attacked.
 
         Settled are the images that earlier parts of the same cascade broke, and those that the scenario named in
-        ``after`` broke within its smaller budget. Of a random defense nothing is settled by earlier parts: their
-        images, which may have been right on some draws, are not kept. Where each part is run by itself, all images are
-        attacked, and what is settled are the verdicts.
+        ``after`` broke within its smaller budget. Of a random defense nothing is settled: a verdict taken over would be
+        that of the draws on which an image was unlucky. Where each part is run by itself, all images are attacked, and
+        what is settled are the verdicts.
         """
         earlier = {} if self.stochastic else earlier
         smaller = {} if scenario.after is None else columns_of(rows, scenario.after)
         nothing = torch.zeros_like(batch.labels, dtype=torch.bool)
         broken = earlier["broken_by"] != ROBUST if earlier else nothing
-        beaten = smaller["correct"] == 0 if smaller else nothing
+        beaten = smaller["correct"] == 0 if smaller and not self.stochastic else nothing
         each_part = isinstance(scenario.attack, AttackInParts) and not scenario.attack.cascade
         attacked = torch.ones_like(nothing) if each_part else ~(broken | beaten)
         ledger = {name: column for name, column in earlier.items() if "/" in name or name == "broken_by"}
         images, columns = self.runners[scenario.name](batch, rng, attacked, ledger)
         if scenario.after is not None and scenario.after in made:
             images = torch.where(per_image(beaten), made[scenario.after], images)
-        columns = columns | self._verdict(images, batch.labels, rng.stream(scenario.name))
+        columns = columns | self._verdict(images, batch.images, batch.labels, rng.stream(scenario.name))
         columns |= {norm: lp_norm(images - batch.images, norm) for norm in NORMS}
         found: Rows = {}
         for name, column in columns.items():
@@ -210,7 +210,7 @@ class Judge:
                 found[name] = torch.where(beaten, smaller.get(name, kept), kept)
         return images, found
 
-    def _verdict(self, images: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
+    def _verdict(self, images: Tensor, clean: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
         """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request."""
         draws = self.settings.draws if self.stochastic else 1
         logits = deployed_logits(self.defense, images, rng, draws)
@@ -221,9 +221,17 @@ class Judge:
             "margin": margin(logits[0], Goal(labels)),
         }
         if self.settings.rounded:
-            rounded = deployed_logits(self.defense, (images * 255).round() / 255, rng, draws).argmax(dim=2)
+            rounded = deployed_logits(self.defense, rounded_to_8_bits(images, clean), rng, draws).argmax(dim=2)
             columns["rounded_correct"] = (rounded == labels).float().mean(dim=0)
         return columns
+
+
+def rounded_to_8_bits(images: Tensor, clean: Tensor) -> Tensor:
+    """Nearest multiples of 1/255, or those on the clean image's side where the nearest would leave the budget."""
+    nearest = (images * 255).round() / 255
+    # clean pixels of a file are multiples themselves, so that the step back never passes them
+    back = nearest - (images - clean).sign() / 255
+    return torch.where((nearest - clean).abs() > (images - clean).abs() + 1e-6, back, nearest).clamp(0, 1)
 
 
 def columns_of(rows: Rows, scenario: str) -> Rows:

@@ -16,6 +16,9 @@ from lightning_advdef.types import Batch
 
 Columns = dict[str, Tensor]
 
+# torch's CPU allocator on Linux and on Windows, and the libraries of CUDA
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
 
 class Attacked(NamedTuple):
     """Adversarial images ``(N, C, H, W)``, and columns ``(N,)``: passes and what the attack's ledger holds."""
@@ -59,36 +62,35 @@ class ScenarioRunner:
             found = self._cached(batch, rng, ledger)
             self.surrogate.enlisted = None
             return found
-        where = rows.nonzero().squeeze(1)
+        # networks may not take a batch of no images; the result of the one that is not wanted is left out
+        where = rows.nonzero().squeeze(1) if rows.any() else torch.zeros(1, dtype=torch.int64, device=rows.device)
         parts = Batch(*(tensor[where] for tensor in batch))
         found = self._in_groups(parts, rng[where], {name: column[where] for name, column in ledger.items()})
+        wanted = rows[where]
         images = batch.images.clone()
-        images[where] = found.images
-        columns = {name: _spread(column, where, len(rows)) for name, column in found.columns.items()}
+        images[where[wanted]] = found.images[wanted]
+        columns = {name: _spread(column[wanted], where[wanted], len(rows)) for name, column in found.columns.items()}
         return Attacked(images, columns)
 
     def _in_groups(self, batch: Batch, rng: SampleRNG, ledger: Columns) -> Attacked:
-        """As many images at a time as fit."""
-        while True:
-            size = max(1, self.size or len(batch.images))
+        """As many images at a time as fit; what was done when memory ran out is kept."""
+        found: list[Attacked] = []
+        first, count = 0, len(batch.images)
+        while first < count:
+            size = min(self.size or count, count - first)
+            group = slice(first, first + size)
+            known = {name: column[group] for name, column in ledger.items()}
             try:
-                groups = [slice(first, first + size) for first in range(0, max(1, len(batch.images)), size)]
-                found = [
-                    self._cached(
-                        Batch(*(tensor[group] for tensor in batch)),
-                        rng[group],
-                        {name: column[group] for name, column in ledger.items()},
-                    )
-                    for group in groups
-                ]
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+                found.append(self._cached(Batch(*(tensor[group] for tensor in batch)), rng[group], known))
+            except RuntimeError as error:
                 if not is_out_of_memory(error) or size == 1:
                     raise
                 self.size = (size + 1) // 2
                 torch.cuda.empty_cache()
-                continue
-            columns = {name: torch.cat([part.columns[name] for part in found]) for name in found[0].columns}
-            return Attacked(torch.cat([part.images for part in found]), columns)
+            else:
+                first += size
+        columns = {name: torch.cat([part.columns[name] for part in found]) for name in found[0].columns}
+        return Attacked(torch.cat([part.images for part in found]), columns)
 
     def _cached(self, batch: Batch, rng: SampleRNG, ledger: Columns) -> Attacked:
         if self.cache is None:
@@ -114,7 +116,7 @@ class ScenarioRunner:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that a device, or the machine, has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _spread(column: Tensor, rows: Tensor, count: int) -> Tensor:

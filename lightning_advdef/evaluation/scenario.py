@@ -72,7 +72,9 @@ class Scenario:
         return {
             "name": self.name,
             "attack": plain(self.attack),
+            "parts": list(self.attack.parts()),
             **surrogate.describe(),
+            "made_by": plain([self.surrogate]),
             "access": self._access(surrogate),
             "after": self.after,
         }
@@ -171,7 +173,7 @@ def _require_smaller_budgets(rows: Sequence[Scenario]) -> None:
 def _is_smaller(one: Attack | None, other: Attack) -> bool:
     if not (isinstance(one, FixedBudgetAttack) and isinstance(other, FixedBudgetAttack)):
         return False
-    return one.norm == other.norm and one.eps < other.eps
+    return (one.norm, one.box) == (other.norm, other.box) and one.eps < other.eps
 
 
 def require_unique_names(scenarios: Sequence[Scenario]) -> None:

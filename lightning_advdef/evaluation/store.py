@@ -148,7 +148,9 @@ class ResultStore:
         """Rows of some images from a finished evaluation that this one extends; None if there is none."""
         if self._extended is None:
             return None
-        positions = torch.searchsorted(self._extended["index"], indices.cpu()).clamp_max(len(self._extended["index"]) - 1)
+        positions = torch.searchsorted(self._extended["index"], indices.cpu()).clamp_max(
+            len(self._extended["index"]) - 1
+        )
         if not torch.equal(self._extended["index"][positions], indices.cpu()):
             return None  # that evaluation saw fewer images
         return {name: column[positions] for name, column in self._extended.items()}

@@ -12,6 +12,7 @@ from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.models import MLP
+from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 from tests.attacks.helpers import seeded
 from tests.toys import DetachedInput, RoundedInput
@@ -162,3 +163,27 @@ def test_a_part_that_was_added_is_cached_apart_from_what_was_known(folder, calls
         extended = Judge(module, [Scenario("a", more)], cache=cache)(BATCH, first)
         assert torch.equal(extended["a/correct"], whole["a/correct"])
     assert calls == []
+
+
+def key_of(attack, source=None):
+    surrogate = Undefended(source or defense())
+    return AdversarialCache("unused").key(
+        Scenario("a", attack), surrogate, BATCH, SampleRNG.for_images(BATCH.indices), {}
+    )
+
+
+def test_the_order_of_a_cascade_is_part_of_the_key():
+    attacks = {"pgd": ATTACK, "square": Square(0.1, queries=4)}
+    turned = dict(reversed(attacks.items()))
+    assert key_of(Cascade(attacks=attacks)) != key_of(Cascade(attacks=turned))
+
+
+def test_normalisation_which_no_checkpoint_holds_is_part_of_the_key():
+    others = [
+        StandardModule(lambda spec, mean=mean: MLP(spec, hidden=[8], normalization=[[mean], [0.5]]), spec="digits")
+        for mean in (0.3, 0.5)
+    ]
+    for other in others:
+        other.load_state_dict(defense().state_dict())
+    assert key_of(ATTACK, others[0]) != key_of(ATTACK, others[1])
+    assert key_of(ATTACK, others[0]) == key_of(ATTACK, others[0])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_advdef.attacks import APGD, FAB, FGSM, PGD, Cascade, DeepFool, FixedBudgetAttack, Square
+from lightning_advdef.attacks import APGD, FAB, FGSM, PGD, Cascade, DeepFool, FixedBudgetAttack, Noise, Square
 from lightning_advdef.checkpoints import load_weights
 from lightning_advdef.data import get_spec
 from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Judge, Scenario
-from lightning_advdef.evaluation.judge import JudgeSettings
+from lightning_advdef.evaluation.judge import JudgeSettings, rounded_to_8_bits
 from lightning_advdef.evaluation.summary import robust, summarise
 from lightning_advdef.models import MLP
 from lightning_advdef.types import Batch
@@ -175,8 +175,10 @@ class Darken(FixedBudgetAttack):
         return images - self.eps
 
 
-@pytest.mark.parametrize(("levels", "correct", "rounded"), [(0.005, 1, 1), (0.3, 0, 1), (0.49, 0, 1), (0.51, 0, 0)])
-def test_rounding_undoes_changes_of_less_than_half_a_level(levels, correct, rounded):
+@pytest.mark.parametrize(
+    ("levels", "correct", "rounded"), [(0.005, 1, 1), (0.3, 0, 1), (0.51, 0, 1), (1.0, 0, 0), (1.4, 0, 0)]
+)
+def test_rounding_undoes_changes_that_it_would_have_to_enlarge(levels, correct, rounded):
     batch = Batch(torch.full((1, 1, 1, 1), 100 / 255), torch.zeros(1, dtype=torch.int64), torch.arange(1))
     rows = judged(Threshold(), [Scenario("a", Darken(levels / 255))], batch, rounded=True)
     assert (rows["a/correct"].item(), rows["a/rounded_correct"].item()) == (correct, rounded)
@@ -278,3 +280,49 @@ def test_a_network_that_gives_nan_is_refused(batch):
 
 def test_spec_of_the_golden_network():
     assert get_spec("digits").shape == (1, 8, 8)
+
+
+class OftenWrong(nn.Module):
+    """Right on 15% of the draws, whatever the image."""
+
+    stochastic = True
+
+    def adaptive_surrogates(self):
+        return {}
+
+    def forward(self, images, rng):
+        score = 0.15 - rng.stream("coin").uniform(1).squeeze(1)
+        return torch.stack([score, -score], dim=1)
+
+
+def test_larger_budgets_take_no_unlucky_verdict_of_a_random_defense_over():
+    count = 2000
+    batch = Batch(torch.rand(count, 1, 1, 2), torch.zeros(count, dtype=torch.int64), torch.arange(count))
+    rows = judged(OftenWrong(), [Scenario("noise", Noise(0.1), eps=[0.1, 0.2, 0.3, 0.4])], batch)
+    # the standard error of a mean over 20,000 draws is 0.0025
+    assert all(rows[f"noise/eps{eps}/correct"].mean() == pytest.approx(0.15, abs=0.01) for eps in (0.1, 0.2, 0.3, 0.4))
+
+
+class Flat(nn.Module):
+    """Cannot be asked about no images, as a view to ``(N, -1)`` cannot."""
+
+    def forward(self, images):
+        score = 0.4 - images.view(len(images), -1).mean(dim=1)
+        return torch.stack([-score, score], dim=1)
+
+
+@pytest.mark.parametrize("attack", [FGSM(0.5), Cascade(attacks={"fgsm": FGSM(0.5)})])
+def test_a_budget_at_which_nothing_is_left_asks_about_no_empty_batch(attack):
+    batch = Batch(torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    rows = judged(Flat(), [Scenario("a", attack, eps=[0.5, 0.6])], batch)
+    assert rows["a/eps0.6/correct"].tolist() == [0, 0, 0]
+    assert rows["a/eps0.6/forward"].tolist() == [0, 0, 0]
+
+
+def test_rounding_never_leaves_the_budget():
+    clean = torch.arange(256).repeat(4).view(4, 1, 16, 16) / 255
+    adversarial = (clean + Noise(0.3)(Flat(), clean, torch.zeros(4).long()) - clean).clamp(0, 1)
+    rounded = rounded_to_8_bits(adversarial, clean)
+    assert ((rounded - clean).abs() <= (adversarial - clean).abs() + 1e-6).all()
+    assert (rounded - adversarial).abs().max() < 1 / 255
+    torch.testing.assert_close(rounded * 255, (rounded * 255).round(), atol=1e-4, rtol=0)

@@ -21,11 +21,13 @@ THREE = TWO | {"square": SQUARE_ENTRY}
 
 def described(*scenarios, **more):
     """A fingerprint with these scenarios."""
-    return {"weights": "w", "data": {"limit": 20}, "evaluation": {"seed": 0, "scenarios": list(scenarios), **more}}
+    rows = [row | {"parts": list(row["attack"]["init_args"].get("attacks", {}))} for row in scenarios]
+    return {"weights": "w", "data": {"limit": 20}, "evaluation": {"seed": 0, "scenarios": rows, **more}}
 
 
 def cascade(name="c", attacks=None, **settings):
-    return scenario(name, "Cascade", attacks=TWO if attacks is None else attacks, **settings)
+    attacks = TWO if attacks is None else attacks
+    return scenario(name, "Cascade", attacks=attacks, **settings)
 
 
 FGSM_SCENARIO = scenario("fgsm", "FGSM", eps=0.1)

@@ -181,7 +181,7 @@ def test_a_store_of_another_fingerprint_is_refused(tmp_path):
 
 def test_other_code_is_a_different_run(advdef, monkeypatch):
     advdef.digits("test", scenarios=SCENARIOS)
-    monkeypatch.setattr("lightning_advdef.evaluation.fingerprint.code_hash", lambda: "changed")
+    monkeypatch.setattr("lightning_advdef.evaluation.fingerprint.code_hash", lambda *_: "changed")
     with pytest.raises(ResultFolderError, match=r"code: .* there, changed now"):
         advdef.digits("test", scenarios=SCENARIOS)
 
