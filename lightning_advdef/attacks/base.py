@@ -111,7 +111,7 @@ class Attack(ABC):
             Images of the same shape, detached, inside [0, 1] and the budget.
 
         Raises:
-            ValueError: If the input is not what the attack can work on.
+            ValueError: If the input is not what the attack can work on, or a label is no class of the surrogate.
             RuntimeError: If the surrogate gives NaN.
         """
         check_images(images, labels)
@@ -119,6 +119,8 @@ class Attack(ABC):
             check_images(images, target_labels)
             if not self.targetable:
                 raise ValueError(f"{type(self).__name__} has no targeted variant: call it without target_labels")
+            if true := int((target_labels == labels).sum()):
+                raise ValueError(f"{true} of {len(labels)} target_labels are the true class: give wrong ones")
         if rng is not None and len(rng) != len(images):
             raise ValueError(f"rng must belong to these {len(images)} images, got one for {len(rng)}: use rng[mask]")
         target = as_surrogate(surrogate)
@@ -127,7 +129,8 @@ class Attack(ABC):
             clean = images.detach().clone()
             goal = Goal(labels.clone(), None if target_labels is None else target_labels.clone())
             rng = SampleRNG.default(clean) if rng is None else SampleRNG(rng.keys.clone(), rng.rows.clone())
-            target.start_watching(clean.device)
+            classes = torch.cat([labels, labels if target_labels is None else target_labels])
+            target.start_watching(clean.device, int(classes.max()) if len(classes) else 0)
             adversarial = self.perturb(target, clean, goal, rng.stream("attack")).detach()
             adversarial = self.clip(adversarial)
             target.refuse_nan()
@@ -149,6 +152,10 @@ class Attack(ABC):
 
     def with_eps(self, eps: float) -> Self:
         """The same attack for another budget; a minimal-norm attack has none."""
+        return self
+
+    def within(self, norm: Norm, eps: float) -> Self:
+        """The same attack where only perturbations of at most ``eps`` in ``norm`` count; as it is if it has another."""
         return self
 
     def parts(self) -> Mapping[str, Attack]:
@@ -231,6 +238,10 @@ class FixedBudgetAttack(Attack):
             lengths["start"] = start.with_eps(min(scaled, 1.0) if start.norm == "linf" else scaled)
         return replace(self, **lengths)
 
+    def within(self, norm: Norm, eps: float) -> Self:
+        """See :meth:`Attack.within`."""
+        return self.with_eps(eps) if norm == self.norm else self
+
     def __call__(
         self,
         surrogate: nn.Module | Surrogate,
@@ -288,3 +299,7 @@ class MinimalNormAttack(Attack):
     def size_norm(self) -> Norm:
         """The norm that is minimised."""
         return "l2"
+
+    def within(self, norm: Norm, eps: float) -> Self:
+        """See :meth:`Attack.within`."""
+        return self.with_eps(eps) if norm == self.size_norm else self

@@ -192,3 +192,9 @@ def test_attacks_made_of_parts_start_no_other(user, parted):
 def test_attacks_made_of_parts_run_inside_no_other(user):
     with pytest.raises(ValueError, match=rf"{user.__name__} cannot use AutoAttack, which is made of parts"):
         user(AutoAttack(0.1))
+
+
+def test_a_budget_is_replaced_in_its_own_norm_alone():
+    assert PGD(0.1).within("linf", 0.2) == PGD(0.2)
+    assert PGD(0.1).within("l2", 0.2) == PGD(0.1)
+    assert Brighten().within("l2", 0.2) == Brighten()

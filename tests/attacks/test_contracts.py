@@ -286,6 +286,20 @@ def test_labels_that_are_not_classes_are_refused(attack, network, images, labels
     refuses(attack, network, images, torch.full((16,), -100), "labels must be classes counted from 0, got -100")
 
 
+@pytest.mark.parametrize("attack", [attack for attack in KNOWING if not attack.parts()], ids=name_of)
+def test_labels_of_classes_that_the_network_lacks_are_refused(attack, network, images, labels):
+    labels[5] = 4
+    refuses(attack, network, images, labels, "labels go up to 4, but FullGradient knows classes 0 to 3: give the")
+
+
+@pytest.mark.parametrize("attack", [attack for attack in ALL_SETTINGS if attack.targetable], ids=name_of)
+def test_targets_that_are_the_true_class_are_refused(attack, network, images, labels):
+    targets = (labels + 1) % 4
+    targets[[2, 7, 8]] = labels[[2, 7, 8]]
+    with pytest.raises(ValueError, match=r"^3 of 16 target_labels are the true class: give wrong ones$"):
+        attack(network, images, labels, target_labels=targets)
+
+
 def test_random_numbers_of_other_images_are_refused(attack, network, images, labels):
     refuses(attack, network, images, labels, "got one for 15", SampleRNG.default(images[1:]))
 

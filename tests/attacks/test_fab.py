@@ -221,6 +221,12 @@ def test_a_budget_makes_it_content():
     assert TargetedFAB(targets=3).with_eps(0.1) == TargetedFAB(targets=3, enough=0.1)
 
 
+def test_a_budget_in_another_norm_says_nothing_about_what_is_enough():
+    attack = FAB("l2", enough=0.3)
+    assert attack.within("l2", 0.5) == FAB("l2", enough=0.5)
+    assert attack.within("linf", 0.03) == attack
+
+
 # passes
 
 

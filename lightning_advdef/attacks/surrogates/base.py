@@ -111,6 +111,7 @@ class Surrogate(ABC):
         self.known: Mapping[str, Tensor] = {}
         self.passes: Passes | None = None
         self._saw_nan: Tensor | None = None
+        self._largest_label = 0
         self._followed: torch.device | None = None
 
     @abstractmethod
@@ -164,7 +165,7 @@ class Surrogate(ABC):
     def _forward(self, images: Tensor, rng: SampleRNG) -> Tensor:
         self.count_forward(rng, self.draws)
         logits = self.logits(images, rng)
-        self.watch(logits)
+        self.watch_logits(logits)
         return logits
 
     def fooled(self, images: Tensor, logits: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
@@ -218,9 +219,24 @@ class Surrogate(ABC):
         if self._saw_nan is not None:
             self._saw_nan |= values.detach().isnan().any()
 
-    def start_watching(self, device: torch.device) -> None:
-        """Begins to look for NaN."""
+    def watch_logits(self, logits: Tensor) -> None:
+        """The same, and whether the labels are classes that the logits ``(..., K)`` know.
+
+        Raises:
+            ValueError: If the largest label is none of them.
+        """
+        classes = logits.shape[-1]
+        if self._largest_label >= classes:
+            raise ValueError(
+                f"labels go up to {self._largest_label}, but {type(self).__name__} knows classes 0 to {classes - 1}: "
+                "give the labels of the data that the network is made for"
+            )
+        self.watch(logits)
+
+    def start_watching(self, device: torch.device, largest_label: int = 0) -> None:
+        """Begins to look for NaN, and for logits that have no place for the largest label."""
         self._saw_nan = torch.zeros((), dtype=torch.bool, device=device)
+        self._largest_label = largest_label
 
     def refuse_nan(self) -> None:
         """Ends the watch.
@@ -228,7 +244,7 @@ class Surrogate(ABC):
         Raises:
             RuntimeError: If any watched value was NaN.
         """
-        saw_nan, self._saw_nan = self._saw_nan, None
+        saw_nan, self._saw_nan, self._largest_label = self._saw_nan, None, 0
         if saw_nan is not None and saw_nan:
             raise RuntimeError(
                 f"{type(self).__name__} gave NaN logits or gradients during the attack, so its result would mean "
