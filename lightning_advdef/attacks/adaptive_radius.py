@@ -47,8 +47,9 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
     """Gradient ascent on a ball whose radius follows each image's success.
 
     One gradient per step and a forward pass at the end, which the authors' codes leave out: they never look at where
-    their last step leads. An image that is wrong from the start is its own answer and costs one gradient; one that is
-    never fooled comes back unchanged.
+    their last step leads. An image that an exact surrogate gets wrong from the start is its own answer and costs
+    one gradient; elsewhere it is searched like any other, and the image itself is never the answer. One that is never
+    fooled comes back unchanged.
 
     Args:
         steps: Gradient steps.
@@ -74,16 +75,17 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
     def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         """Looks at all images once and goes on with those that are not wrong already."""
         first = self._look(surrogate, images, images, goal, rng.stream("step", 0))
-        if first.fooled.all():
+        done = first.fooled if surrogate.exact else torch.zeros_like(first.fooled)
+        if done.all():
             return images
         rows = torch.arange(len(images), device=images.device)
         if surrogate.fixed_shape:
-            surrogate.working = ~first.fooled
+            surrogate.working = ~done
         else:
-            rows = rows[~first.fooled]
+            rows = rows[~done]
         nearest = self._search(surrogate, images[rows], goal[rows], rng[rows], _select(first, rows))
         surrogate.working = None
-        return torch.where(per_image(first.fooled), images, images.index_copy(0, rows, nearest))
+        return torch.where(per_image(done), images, images.index_copy(0, rows, nearest))
 
     def _search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, look: Look) -> Tensor:
         """All steps; no image can leave, because each may still come nearer."""

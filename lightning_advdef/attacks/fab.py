@@ -32,8 +32,8 @@ class FAB(MinimalNormAttack):
 
     Source: Croce and Hein, 2020, https://arxiv.org/abs/1907.02044, algorithm 1, with the constants of the authors' code
     and, like it, without a final search on the line. A step costs K - 1 backward passes and one forward pass, and a
-    second one mostly where it crossed the boundary. Images that are wrong already, or never fooled, come back as they
-    are.
+    second one mostly where it crossed the boundary. Images that an exact surrogate gets wrong already, or that are
+    never fooled, come back as they are; one that another surrogate gets wrong is attacked like any other.
 
     Args:
         norm: What is minimised, ``linf`` or ``l2``.
@@ -104,7 +104,7 @@ class FAB(MinimalNormAttack):
     def _walk_all(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         with torch.no_grad():
             logits = surrogate(images, rng.stream("rank")).float().mean(dim=0)
-        reached = surrogate.fooled(images, logits, goal, rng.stream("rank"))
+        reached = surrogate.final(images, logits, goal, rng.stream("rank"))
         enough = self.enough if self.enough is not None and surrogate.exact else -1.0
         best = Smallest(images, enough)
         best.done |= reached

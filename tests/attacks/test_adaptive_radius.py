@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_advdef.attacks import BPDA, DDN, FMN, FullGradient
+from lightning_advdef.attacks import BPDA, DDN, FMN, FullGradient, Undefended
 from lightning_advdef.attacks.adaptive_radius import cosine_annealed
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Linear, Recording, Strict, make_network, middle_images, random_linear, right, seeded
@@ -57,6 +57,17 @@ def test_targets_are_reached_near_the_nearest_point_where_they_win(attack):
 
 def test_images_that_are_wrong_already_come_back_as_they_are(attack, network, images, labels):
     assert torch.equal(attack(network, images, labels)[-3:], images[-3:])
+
+
+@pytest.mark.parametrize("fixed_shape", [False, True])
+def test_images_that_another_network_gets_wrong_are_searched_too(attack, network, images, labels, fixed_shape):
+    surrogate = Undefended(network)
+    surrogate.fixed_shape = fixed_shape
+    passes = surrogate.start_counting(16, images.device)
+    found = attack(surrogate, images, labels)
+    assert not right(network, found, labels)[-3:].any()
+    assert (lp_norm(found - images, attack.size_norm)[-3:] > 0).all()
+    assert passes.forward.tolist() == [101] * 16
 
 
 def test_more_steps_come_nearer(attack, network, images, labels):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_advdef.attacks import CarliniWagnerL2, FullGradient
+from lightning_advdef.attacks import CarliniWagnerL2, FullGradient, Undefended
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import lp_norm
@@ -185,6 +185,34 @@ def test_gradients_too_large_to_square_give_finite_pixels():
     images = middle_images(4, 3, 4, 4)
     found = CarliniWagnerL2(steps=10, search_steps=2)(Steep(), images, torch.zeros(4, dtype=torch.int64))
     assert found.isfinite().all()
+
+
+class Unlucky(FullGradient):
+    """Not exact; its first answer is that of another class."""
+
+    exact = False
+
+    def logits(self, images, rng):
+        logits = super().logits(images, rng)
+        first, self.asked = not hasattr(self, "asked"), True
+        return logits.flip(2) if first else logits
+
+
+def test_one_unlucky_draw_does_not_make_the_image_itself_the_answer(network, images, labels):
+    images, labels = images[:-3], labels[:-3]
+    attack = CarliniWagnerL2(steps=30, search_steps=4, learning_rate=0.05)
+    plain = attack(network, images, labels)
+    found = attack(Unlucky(network), images, labels)
+    assert (~right(network, found, labels)).sum() == (~right(network, plain, labels)).sum() > 8
+
+
+def test_with_more_confidence_than_the_source_has_images_that_it_gets_wrong_move(network, images, labels):
+    images, labels = images[-3:], labels[-3:]
+    confidence = margin(network(images), Goal(labels)).max().item() + 0.2
+    attack = CarliniWagnerL2(steps=60, search_steps=3, learning_rate=0.05, initial_const=1.0, confidence=confidence)
+    found = attack(Undefended(network), images, labels)
+    assert (margin(network(found), Goal(labels)) >= confidence).all()
+    assert (lp_norm(found - images, "l2") > 0.01).all()
 
 
 def test_a_search_in_bfloat16_fools_in_float32(network, images, labels):
