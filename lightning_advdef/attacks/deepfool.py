@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_advdef.attacks.base import MinimalNormAttack
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import boundaries
+from lightning_advdef.attacks.gradients import boundaries, boundary_chunks
 from lightning_advdef.attacks.lp_ball import per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
@@ -57,7 +57,8 @@ class DeepFool(MinimalNormAttack):
 
     Args:
         steps: Largest number of steps.
-        candidates: How many of the highest-scored classes, the predicted one included, are looked at; None for all.
+        candidates: How many of the highest-scored classes, the predicted one included, are looked at; None for all, which
+            is slower than naming their number where memory is bounded.
         overshoot: How far beyond the linearised boundary to go, as a share of the perturbation.
     """
 
@@ -83,27 +84,35 @@ class DeepFool(MinimalNormAttack):
             return self._follow(surrogate, images, rng)
 
     def _follow(self, surrogate: Surrogate, images: Tensor, rng: SampleRNG) -> Tensor:
-        found = boundaries(surrogate, images, self.candidates, rng.stream("step", 0))
-        classes, leaving = found.classes, Goal(found.classes[:, 0])
         adversarial = images.clone()
         staying = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        rows = torch.arange(len(images), device=images.device)
+        rows, classes = torch.arange(len(images), device=images.device), None
         for step in range(self.steps):
             at = adversarial[rows]
-            if step:
-                found = boundaries(surrogate, at, classes[rows], rng[rows].stream("step", step))
-            move = deepfool_step(found.gaps, found.normals, at if self.box and step >= _CLIPPED_STEPS else None)
+            move, classes = self._move(surrogate, at, classes, rng[rows].stream("step", step), step >= _CLIPPED_STEPS)
             # equals x + (1 + overshoot) * sum of all moves, as long as nothing is clipped
             moved = self.clip(at + (1 + self.overshoot) * move)
             with torch.no_grad():
                 logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
             adversarial[rows] = torch.where(per_image(staying[rows]), moved, at)
-            staying[rows] &= ~surrogate.fooled(moved, logits, leaving[rows], rng[rows])
+            staying[rows] &= ~surrogate.fooled(moved, logits, Goal(classes[:, 0]), rng[rows])
             if not staying.any():
                 break
             if surrogate.fixed_shape:
                 surrogate.working = staying
             else:
-                rows = rows[staying[rows]]
+                rows, classes = rows[staying[rows]], classes[staying[rows]]
         surrogate.working = None
         return adversarial
+
+    def _move(
+        self, surrogate: Surrogate, images: Tensor, classes: Tensor | None, rng: SampleRNG, clipped: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Each image's step, and its classes if they are not known yet; no more normals than fit in memory at once."""
+        moves, ranked = [], []
+        for rows in boundary_chunks(surrogate, len(images), self.candidates if classes is None else classes):
+            chosen = self.candidates if classes is None else classes[rows]
+            found = boundaries(surrogate, images[rows], chosen, rng[rows])
+            moves.append(deepfool_step(found.gaps, found.normals, images[rows] if self.box and clipped else None))
+            ranked.append(found.classes)
+        return torch.cat(moves), torch.cat(ranked)

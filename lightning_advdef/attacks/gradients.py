@@ -103,6 +103,16 @@ class Boundaries(NamedTuple):
     normals: Tensor
 
 
+def boundary_chunks(surrogate: Surrogate, count: int, classes: Tensor | int | None) -> list[slice]:
+    """Images whose normals fit in memory together; ``classes`` as in :func:`boundaries`.
+
+    Where all classes are asked for, their number shows only in the pass: then each image goes alone.
+    """
+    if classes is None:
+        return surrogate.chunks(count, surrogate.max_rows or 1)
+    return surrogate.chunks(count, surrogate.draws * ((classes if isinstance(classes, int) else classes.shape[1]) - 1))
+
+
 def boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | None, rng: SampleRNG) -> Boundaries:
     """Gaps to other classes and their gradients, in one forward pass and a backward pass per other class.
 
@@ -114,8 +124,7 @@ def boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | Non
         rng: The rows' random numbers for this step.
     """
     parts = []
-    copies = classes - 1 if isinstance(classes, int) else 1 if classes is None else classes.shape[1] - 1
-    for rows in surrogate.chunks(len(images), surrogate.draws * copies):
+    for rows in boundary_chunks(surrogate, len(images), classes):
         chosen = classes[rows] if isinstance(classes, Tensor) else classes
         parts.append(_boundaries(surrogate, images[rows], chosen, rng[rows]))
     found = parts[0] if len(parts) == 1 else Boundaries(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -168,6 +168,29 @@ def test_in_a_fixed_shape_images_that_are_done_move_no_further(network, images, 
     torch.testing.assert_close(strict, free, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [FullGradient, Strict])
+@pytest.mark.parametrize("candidates", [4, None])
+def test_no_more_normals_are_held_than_rows_may_pass(network, images, labels, monkeypatch, make, candidates):
+    held = []
+
+    def watched(gaps, normals, images=None):
+        held.append(normals.shape[0] * normals.shape[1])
+        return deepfool_step(gaps, normals, images)
+
+    monkeypatch.setattr("lightning_advdef.attacks.deepfool.deepfool_step", watched)
+    free, bounded = make(network), make(network)
+    bounded.max_rows = 7
+    books = [surrogate.start_counting(16, images.device) for surrogate in (free, bounded)]
+    attack = DeepFool(steps=8, candidates=candidates)
+    expected = attack(free, images, labels)
+    held.clear()
+    torch.testing.assert_close(attack(bounded, images, labels), expected, rtol=0, atol=1e-5)
+    assert max(held) <= 7
+    assert len(set(held)) == 1 or make is FullGradient or candidates is None
+    assert books[0].forward.tolist() == books[1].forward.tolist()
+    assert books[0].backward.tolist() == books[1].backward.tolist()
+
+
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"candidates": 1}, {"overshoot": -0.1}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="DeepFool needs steps >= 1, candidates >= 2 or null and overshoot >= 0"):
