@@ -58,7 +58,7 @@ class SampleRNG:
     Attributes:
         keys: One 64-bit key per image, int64, shape ``(N,)``.
         rows: Position of each image in the batch the rng was made for, int64, shape ``(N,)``; selection and
-            repetition keep it, so costs can be booked per image.
+            stacking keep it, so costs can be booked per image.
     """
 
     keys: Tensor
@@ -87,10 +87,6 @@ class SampleRNG:
     def numbered(self) -> SampleRNG:
         """The same random numbers as those of a batch of their own: rows count from 0 again."""
         return replace(self, rows=torch.arange(len(self), device=self.keys.device))
-
-    def repeat(self, times: int) -> SampleRNG:
-        """The images stacked ``times`` times, as ``torch.cat([images] * times)``."""
-        return SampleRNG(self.keys.repeat(times), self.rows.repeat(times))
 
     @classmethod
     def cat(cls, parts: list[SampleRNG]) -> SampleRNG:

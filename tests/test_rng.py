@@ -287,12 +287,6 @@ def test_numbers_do_not_depend_on_the_batch_around_an_image(draw):
     assert torch.equal(draw(SampleRNG.for_images(IMAGES[30:31])), together[30:31])
 
 
-def test_repetition_stacks_the_images(draw):
-    rng = SampleRNG.for_images(IMAGES)
-    assert torch.equal(draw(rng.repeat(3)), torch.cat([draw(rng)] * 3))
-    assert torch.equal(rng.repeat(3).rows, torch.cat([rng.rows] * 3))
-
-
 def test_joined_batches_keep_their_numbers(draw):
     first, second = SampleRNG.for_images(IMAGES[:7]), SampleRNG.for_images(IMAGES[3:]).stream("draw", 1)
     assert torch.equal(draw(SampleRNG.cat([first, second])), torch.cat([draw(first), draw(second)]))

@@ -57,8 +57,8 @@ class DeepFool(MinimalNormAttack):
 
     Args:
         steps: Largest number of steps.
-        candidates: How many of the highest-scored classes, the predicted one included, are looked at; None for all, which
-            is slower than naming their number where memory is bounded.
+        candidates: How many of the highest-scored classes, the predicted one included, are looked at; None for all,
+            which is slower than naming their number where memory is bounded.
         overshoot: How far beyond the linearised boundary to go, as a share of the perturbation.
     """
 

@@ -24,7 +24,7 @@ from lightning_advdef.attacks import (
     Undefended,
 )
 from lightning_advdef.attacks.cascade import ROBUST, WRONG_BEFORE
-from lightning_advdef.attacks.surrogates.base import PlainNetwork
+from lightning_advdef.attacks.surrogates.plain import PlainNetwork
 from lightning_advdef.rng import SampleRNG
 from tests.attacks.helpers import NeverFooled, Strict, make_network, right, seeded
 

@@ -5,11 +5,11 @@ from lightning_advdef.attacks.surrogates.base import (
     Surrogate,
     SurrogateFactory,
     Undefended,
-    as_defense,
     as_surrogate,
 )
 from lightning_advdef.attacks.surrogates.bpda import BPDA
 from lightning_advdef.attacks.surrogates.eot import EOT
+from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.attacks.surrogates.transfer import Transfer
 
 __all__ = [

@@ -5,70 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.goal import Goal
+from lightning_advdef.attacks.surrogates.passes import Passes
+from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Access, Defense, Purify
-
-
-class PlainNetwork(nn.Module):
-    """A network that ignores random numbers, seen as a defense with no test-time part."""
-
-    stochastic = False
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    @property
-    def undefended(self) -> nn.Module:
-        """The network itself."""
-        return self.network
-
-    def forward(self, images: Tensor, rng: SampleRNG | None = None) -> Tensor:
-        """Logits ``(N, K)``."""
-        logits: Tensor = self.network(images)
-        return logits
-
-    def purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
-        """The images themselves."""
-        return images
-
-    def deploy(self, images: Tensor, rng: SampleRNG, purify: Purify) -> Tensor:
-        """Logits of the network behind ``purify``."""
-        logits: Tensor = self.network(purify(images, rng))
-        return logits
-
-    def adaptive_surrogates(self) -> Mapping[str, Any]:
-        """None: there is nothing to know beyond the network."""
-        return {}
-
-
-def as_defense(target: nn.Module) -> Defense:
-    """The target itself if it is a defense, otherwise the network wrapped as one."""
-    if hasattr(target, "adaptive_surrogates"):
-        return target  # type: ignore[return-value]
-    return PlainNetwork(target)
-
-
-@dataclass
-class Passes:
-    """What was spent on each image of a batch, int64, shape ``(N,)`` each.
-
-    Attributes:
-        forward: Forward passes.
-        backward: Backward passes.
-        zero_gradients: Gradients that were zero in every pixel: an attack that gets them has not attacked.
-    """
-
-    forward: Tensor
-    backward: Tensor
-    zero_gradients: Tensor
+from lightning_advdef.types import Access
 
 
 class Surrogate(ABC):

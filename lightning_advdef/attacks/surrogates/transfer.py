@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_advdef.attacks.surrogates.base import Surrogate, as_defense
+from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.checkpoints import load_defense, weights_hash
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.rng import SampleRNG

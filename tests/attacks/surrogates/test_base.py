@@ -155,7 +155,7 @@ def test_counting_starts_anew(network, images, rng):
 def test_rows_of_repeated_images_are_booked_on_the_image(network, images, rng):
     surrogate = FullGradient(network)
     passes = surrogate.start_counting(16, images.device)
-    surrogate(images[:2].repeat(3, 1, 1, 1), rng[:2].repeat(3))
+    surrogate(images[:2].repeat(3, 1, 1, 1), SampleRNG.cat([rng[:2]] * 3))
     assert passes.forward.tolist() == [3, 3] + [0] * 14
 
 
