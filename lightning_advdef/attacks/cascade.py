@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack, within_budget
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, within_budget
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
@@ -102,6 +102,8 @@ class AttackInParts(FixedBudgetAttack):
             if surrogate.fixed_shape:
                 surrogate.enlisted = attacked if enlisted is None else attacked & enlisted
             result = attack.clip(attack.perturb(surrogate, images[rows], goal[rows], rng[rows].stream("part", name)))
+            if not result.isfinite().all():
+                surrogate.refuse_nan()  # which says so where the network is to blame
             attack.verify(result, images[rows])
             inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps)
             found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
@@ -130,7 +132,7 @@ class AttackInParts(FixedBudgetAttack):
         assert isinstance(surrogate.defense, nn.Module)
         surrogate.count_forward(rng, draws)
         logits = deployed_logits(surrogate.defense, images, rng, draws)
-        surrogate.watch(logits)
+        surrogate.watch_logits(logits)
         return logits
 
 
@@ -178,9 +180,4 @@ class Cascade(AttackInParts):
 
     def parts(self) -> Mapping[str, Attack]:
         """The attacks, minimal-norm ones content with the budget."""
-        return {name: self._content(attack) for name, attack in self.attacks.items()}
-
-    def _content(self, attack: Attack) -> Attack:
-        if isinstance(attack, MinimalNormAttack) and attack.size_norm != self.norm:
-            return attack  # its norms say nothing about this budget
-        return attack.with_eps(self.eps)
+        return {name: attack.within(self.norm, self.eps) for name, attack in self.attacks.items()}
