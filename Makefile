@@ -29,7 +29,7 @@ demo: $(READY)
 	$(ADVDEF) report runs/standard_digits runs/deep_defense_digits
 
 test: $(READY)
-	$(BIN)python -m pytest
+	$(BIN)python -m pytest --numprocesses auto --dist loadfile
 
 test-all: $(READY)
 	$(BIN)python -m pytest -m "not gpu"
