@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts, require_positive
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.climb import Climb, checkpoint_gaps
 from lightning_advdef.attacks.cost import Cost
@@ -60,8 +60,7 @@ class APGD(FixedBudgetAttack):
         """Checks steps, restarts, rho and start."""
         super().__post_init__()
         refuse_parts(self.start, f"start of {type(self).__name__}")
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        require_positive(steps=self.steps, restarts=self.restarts)
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho is a share of the steps and must lie in 0..1, got {self.rho}")
 
@@ -83,9 +82,7 @@ class APGD(FixedBudgetAttack):
         for restart in range(self.restarts):
             if best.decided.all():
                 return
-            rows = torch.arange(len(images), device=images.device)
-            if surrogate.may_compact:
-                rows = rows[~best.decided]
+            rows = best.open_rows(surrogate.may_compact)
             stream = rng[rows].stream("restart", restart)
             climb = Climb.of(rows, images[rows], goal[rows], stream, ball[rows], self.box)
             climb.decided = best.decided[rows]
@@ -167,8 +164,7 @@ class TargetedAPGD(APGD):
     def __post_init__(self) -> None:
         """Checks the number of targets, too."""
         super().__post_init__()
-        if self.targets < 1:
-            raise ValueError(f"targets must be at least 1, got {self.targets}")
+        require_positive(targets=self.targets)
 
     def cost(self, classes: int) -> Cost:
         """A pass that ranks the classes, then APGD for each target."""

@@ -177,6 +177,17 @@ class Attack(ABC):
             raise RuntimeError(f"{self} produced images that are not finite or have another shape")
 
 
+def require_positive(**counts: int) -> None:
+    """Refuses counts below 1, naming them.
+
+    Raises:
+        ValueError: If one is.
+    """
+    if min(counts.values()) < 1:
+        given = " and ".join(str(count) for count in counts.values())
+        raise ValueError(f"{' and '.join(counts)} must be at least 1, got {given}")
+
+
 def refuse_parts(attack: Attack | None, user: str) -> None:
     """Refuses an attack made of parts where only its images would be used.
 

@@ -29,6 +29,11 @@ class BestIterates:
         self.loss = images.new_full((len(images),), float("-inf"))
         self.decided = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
+    def open_rows(self, compact: bool) -> Tensor:
+        """Positions of the images to work on, int64: those not decided, or all if none may leave the batch."""
+        rows = torch.arange(len(self.decided), device=self.decided.device)
+        return rows[~self.decided] if compact else rows
+
     def update(self, rows: Tensor, iterates: Tensor, loss: Tensor, final: Tensor) -> None:
         """Offers one iterate for each of some images.
 

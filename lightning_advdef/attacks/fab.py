@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_advdef.attacks.base import MinimalNormAttack
+from lightning_advdef.attacks.base import MinimalNormAttack, require_positive
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.fab_walk import FABWalk, fab_step
 from lightning_advdef.attacks.goal import Goal
@@ -65,8 +65,7 @@ class FAB(MinimalNormAttack):
         """Checks the settings."""
         if self.norm not in self.norms:
             raise ValueError(f"{type(self).__name__} knows the norms {', '.join(self.norms)}, got {self.norm!r}")
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        require_positive(steps=self.steps, restarts=self.restarts)
         if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1):
             raise ValueError(
                 f"FAB needs alpha_max in 0..1, eta of at least 1 and beta between 0 and 1, "
@@ -179,8 +178,7 @@ class TargetedFAB(FAB):
     def __post_init__(self) -> None:
         """Checks the settings."""
         super().__post_init__()
-        if self.targets < 1:
-            raise ValueError(f"targets must be at least 1, got {self.targets}")
+        require_positive(targets=self.targets)
 
     def cost(self, classes: int) -> Cost:
         """The clean image; for each target and restart the start and all steps, the last without gradients."""

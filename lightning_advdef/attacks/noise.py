@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, Needs
+from lightning_advdef.attacks.base import FixedBudgetAttack, Needs, require_positive
 from lightning_advdef.attacks.best import BestIterates
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -43,8 +43,7 @@ class Noise(FixedBudgetAttack):
         super().__post_init__()
         if self.kind not in ("uniform", "sign", "gaussian"):
             raise ValueError(f"kind must be uniform, sign or gaussian, got {self.kind!r}")
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1, got {self.draws}")
+        require_positive(draws=self.draws)
 
     @property
     def needs(self) -> Needs:
@@ -70,9 +69,7 @@ class Noise(FixedBudgetAttack):
         self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall, best: BestIterates
     ) -> None:
         """One draw for the images that are not decided."""
-        rows = torch.arange(len(images), device=images.device)
-        if surrogate.may_compact:
-            rows = rows[~best.decided]
+        rows = best.open_rows(surrogate.may_compact)
         if not len(rows):
             return
         if surrogate.exact and surrogate.fixed_shape:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts, require_positive
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -51,8 +51,7 @@ class PGD(FixedBudgetAttack):
         """Checks steps, restarts, step size and start."""
         super().__post_init__()
         refuse_parts(self.start, f"start of {type(self).__name__}")
-        if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        require_positive(steps=self.steps, restarts=self.restarts)
         if self.step_size is not None:
             object.__setattr__(self, "step_size", Eps(self.step_size))
             if not 0 < self.step_size < float("inf"):
@@ -67,9 +66,7 @@ class PGD(FixedBudgetAttack):
         """Runs all restarts; an image decided by an earlier one is left alone."""
         best = BestIterates(images)
         for restart in range(self.restarts):
-            rows = torch.arange(len(images), device=images.device)
-            if surrogate.may_compact:
-                rows = rows[~best.decided]
+            rows = best.open_rows(surrogate.may_compact)
             if not len(rows):
                 break
             self._run(surrogate, images, goal, rng.stream("restart", restart), ball, rows, best)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, Needs
+from lightning_advdef.attacks.base import FixedBudgetAttack, Needs, require_positive
 from lightning_advdef.attacks.best import BestIterates
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -53,8 +53,7 @@ class Square(FixedBudgetAttack):
     def __post_init__(self) -> None:
         """Checks queries, restarts, p_init and the loss."""
         super().__post_init__()
-        if self.queries < 1 or self.restarts < 1:
-            raise ValueError(f"queries and restarts must be at least 1, got {self.queries} and {self.restarts}")
+        require_positive(queries=self.queries, restarts=self.restarts)
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init is a share of the pixels, above 0 and at most 1, got {self.p_init}")
         if self.loss not in ("margin", "cross_entropy"):
@@ -73,9 +72,7 @@ class Square(FixedBudgetAttack):
         """Runs all restarts; an image decided by an earlier one is left alone."""
         best = BestIterates(images)
         for restart in range(self.restarts):
-            rows = torch.arange(len(images), device=images.device)
-            if surrogate.may_compact:
-                rows = rows[~best.decided]
+            rows = best.open_rows(surrogate.may_compact)
             if not len(rows):
                 break
             stream = rng.stream("restart", restart)[rows]

@@ -41,23 +41,23 @@ class AdversarialCache:
         """Name of the file of one batch."""
         description = scenario.describe(surrogate) | {"name": None}
         settings = [str(surrogate.search_dtype), surrogate.fixed_shape, surrogate.random]
-        classes = [type(item) for item in (scenario.attack, *scenario.attack.parts().values(), surrogate)]
-        code = code_hash(*classes, *(type(child) for module in surrogate.modules for child in module.modules()))
-        digest = hashlib.sha256(json.dumps([description, settings, code]).encode())
-        digest.update(self._hash_of_networks(scenario, surrogate).encode())
+        digest = hashlib.sha256(json.dumps([description, settings]).encode())
+        digest.update(self._hash_of_networks_and_code(scenario, surrogate).encode())
         enlisted = [] if surrogate.enlisted is None else [surrogate.enlisted]
         for tensor in (batch.images, batch.labels, rng.keys, *enlisted, *(ledger[name] for name in sorted(ledger))):
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
 
-    def _hash_of_networks(self, scenario: Scenario, surrogate: Surrogate) -> str:
-        """What the networks in play are, read once per surrogate: they do not change during an evaluation."""
+    def _hash_of_networks_and_code(self, scenario: Scenario, surrogate: Surrogate) -> str:
+        """What is the same for all batches, read once per surrogate: it does not change during an evaluation."""
         if surrogate not in self._networks:
             networks = surrogate.modules
             if scenario.attack.parts():
                 assert isinstance(surrogate.defense, nn.Module)
                 networks = (*networks, surrogate.defense)  # which decides about the survivors
-            self._networks[surrogate] = "".join(map(_describe, networks))
+            classes = [type(item) for item in (scenario.attack, *scenario.attack.parts().values(), surrogate)]
+            code = code_hash(*classes, *(type(child) for module in networks for child in module.modules()))
+            self._networks[surrogate] = code + "".join(map(_describe, networks))
         return self._networks[surrogate]
 
     def load(self, key: str, device: torch.device) -> tuple[Tensor, dict[str, Tensor]] | None:
