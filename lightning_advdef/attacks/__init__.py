@@ -10,7 +10,7 @@ from lightning_advdef.attacks.cascade import Cascade
 from lightning_advdef.attacks.ddn import DDN
 from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fab import FAB, TargetedFAB
-from lightning_advdef.attacks.fgsm import FGM, FGSM
+from lightning_advdef.attacks.fgsm import FGM, FGSM, RandomStartFGSM
 from lightning_advdef.attacks.fmn import FMN
 from lightning_advdef.attacks.mim import MIM
 from lightning_advdef.attacks.noise import Noise
@@ -50,6 +50,7 @@ __all__ = [
     "FullGradient",
     "MinimalNormAttack",
     "Noise",
+    "RandomStartFGSM",
     "Square",
     "Surrogate",
     "SurrogateFactory",

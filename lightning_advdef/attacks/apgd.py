@@ -13,7 +13,13 @@ from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.climb import Climb, checkpoint_gaps
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import (
+    LossGradient,
+    loss_and_gradient,
+    mean_loss,
+    reference_cost,
+    with_reference,
+)
 from lightning_advdef.attacks.losses import LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -67,10 +73,12 @@ class APGD(FixedBudgetAttack):
     def cost(self, classes: int) -> Cost:
         """A gradient per step and a last look, for each restart; and what the start costs."""
         own = Cost(self.steps + 1, self.steps)
-        return (own if self.start is None else own.plus(self.start.cost(classes))).times(self.restarts)
+        each = own if self.start is None else own.plus(self.start.cost(classes))
+        return each.times(self.restarts).plus(reference_cost(self.loss))
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Runs all restarts; an image decided by an earlier one is left alone."""
+        goal = with_reference(surrogate, images, goal, self.loss, rng)
         best = BestIterates(images)
         self._restart(surrogate, images, goal, rng, ball, best)
         return best.images

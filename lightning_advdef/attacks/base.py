@@ -188,6 +188,18 @@ def require_positive(**counts: int) -> None:
         raise ValueError(f"{' and '.join(counts)} must be at least 1, got {given}")
 
 
+def require_step(step_size: str | float) -> Eps:
+    """A step size as a length in pixel units.
+
+    Raises:
+        ValueError: If it is not a finite number above 0.
+    """
+    length = Eps(step_size)
+    if not 0 < length < float("inf"):
+        raise ValueError(f"step_size must be above 0, got {float(length)}")
+    return length
+
+
 def refuse_parts(attack: Attack | None, user: str) -> None:
     """Refuses an attack made of parts where only its images would be used.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -15,19 +15,22 @@ class Goal:
         labels: True classes, int64, shape ``(N,)``.
         targets: Classes to reach, int64, shape ``(N,)``; None for any wrong class.
         any_wrong: The targets only steer the search: every wrong class counts, as in targeted APGD and FAB.
+        reference: Logits of the unperturbed images, shape ``(N, K)``, for a loss that compares with them.
     """
 
     labels: Tensor
     targets: Tensor | None = None
     any_wrong: bool = False
+    reference: Tensor | None = None
 
     def __getitem__(self, rows: Tensor | slice) -> Goal:
         """The goals of some of the images."""
-        return Goal(self.labels[rows], None if self.targets is None else self.targets[rows], self.any_wrong)
+        targets, reference = (None if each is None else each[rows] for each in (self.targets, self.reference))
+        return Goal(self.labels[rows], targets, self.any_wrong, reference)
 
     def towards(self, targets: Tensor) -> Goal:
         """The same images, steered towards ``targets`` while every wrong class counts."""
-        return Goal(self.labels, targets, any_wrong=True)
+        return replace(self, targets=targets, any_wrong=True)
 
     def reached(self, logits: Tensor) -> Tensor:
         """Whether logits ``(N, K)`` are what the attack wants, bool, shape ``(N,)``."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.losses import Loss
+from lightning_advdef.attacks.losses import COMPARING, Loss, LossName
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 
@@ -38,6 +39,20 @@ def mean_loss(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Loss, rng:
     losses = loss(logits.flatten(0, 1), stacked).view(draws, count).mean(dim=0)
     auxiliary = surrogate.auxiliary(images, goal.labels, rng)
     return (losses if auxiliary is None else losses + auxiliary), logits.mean(dim=0)
+
+
+def with_reference(surrogate: Surrogate, images: Tensor, goal: Goal, loss: LossName, rng: SampleRNG) -> Goal:
+    """The goal with the logits of the unperturbed images, from one forward pass, if the loss compares with them."""
+    if loss not in COMPARING:
+        return goal
+    with torch.no_grad():
+        logits = surrogate(images, rng.stream("reference"))
+    return replace(goal, reference=logits.to(torch.promote_types(logits.dtype, torch.float32)).mean(dim=0))
+
+
+def reference_cost(loss: LossName) -> Cost:
+    """What :func:`with_reference` spends."""
+    return Cost(1 if loss in COMPARING else 0, 0)
 
 
 def _gradient(outputs: Tensor, leaf: Tensor, cotangents: Tensor, batched: bool = False) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_advdef.attacks.goal import Goal
 
 Loss = Callable[[Tensor, Goal], Tensor]
-LossName = Literal["cross_entropy", "margin", "dlr"]
+LossName = Literal["cross_entropy", "margin", "dlr", "kl_divergence"]
 
 _TINY = 1e-12  # the authors' constant below DLR's fraction
 
@@ -68,6 +68,24 @@ def dlr(logits: Tensor, goal: Goal) -> Tensor:
     return difference / (highest[:, 0] - low + _TINY)
 
 
+def kl_divergence(logits: Tensor, goal: Goal) -> Tensor:
+    """Divergence ``KL(p(x) || p(x'))`` of the prediction from that for the unperturbed image.
+
+    Source: Zhang et al., 2019, https://arxiv.org/abs/1901.08573 (TRADES), Eq. 5. It and its gradient are 0 at the image
+    itself, so an attack has to start beside it.
+
+    Raises:
+        ValueError: If the goal has no reference logits, or targets, for which there is no such loss.
+    """
+    if goal.reference is None or goal.targets is not None:
+        raise ValueError(
+            "kl_divergence measures the way from the unperturbed image: it needs an attack that knows that image's "
+            "logits (PGD, BIM, MIM, APGD) and has no targeted variant; use cross_entropy, margin or dlr"
+        )
+    reference = goal.reference.log_softmax(dim=1)
+    return (reference.exp() * (reference - logits.log_softmax(dim=1))).sum(dim=1)
+
+
 def _at(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes.unsqueeze(1)).squeeze(1)
 
@@ -77,4 +95,10 @@ def _split(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     return _at(logits, classes), logits.scatter(1, classes.unsqueeze(1), float("-inf"))
 
 
-LOSSES: dict[LossName, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[LossName, Loss] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+    "kl_divergence": kl_divergence,
+}
+COMPARING: frozenset[LossName] = frozenset({"kl_divergence"})  # these need ``Goal.reference``

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts, require_positive
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_parts, require_positive, require_step
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss, reference_cost, with_reference
 from lightning_advdef.attacks.losses import LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import LpBall
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -53,17 +53,17 @@ class PGD(FixedBudgetAttack):
         refuse_parts(self.start, f"start of {type(self).__name__}")
         require_positive(steps=self.steps, restarts=self.restarts)
         if self.step_size is not None:
-            object.__setattr__(self, "step_size", Eps(self.step_size))
-            if not 0 < self.step_size < float("inf"):
-                raise ValueError(f"step_size must be above 0, got {float(self.step_size)}")
+            object.__setattr__(self, "step_size", require_step(self.step_size))
 
     def cost(self, classes: int) -> Cost:
         """A gradient per step and a last look, for each restart; and what the start costs."""
         own = Cost(self.steps + 1, self.steps)
-        return (own if self.start is None else own.plus(self.start.cost(classes))).times(self.restarts)
+        each = own if self.start is None else own.plus(self.start.cost(classes))
+        return each.times(self.restarts).plus(reference_cost(self.loss))
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Runs all restarts; an image decided by an earlier one is left alone."""
+        goal = with_reference(surrogate, images, goal, self.loss, rng)
         best = BestIterates(images)
         for restart in range(self.restarts):
             rows = best.open_rows(surrogate.may_compact)

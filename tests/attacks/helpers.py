@@ -26,6 +26,7 @@ from lightning_advdef.attacks import (
     DeepFool,
     FullGradient,
     Noise,
+    RandomStartFGSM,
     Square,
     Targeted,
     TargetedAPGD,
@@ -61,7 +62,10 @@ SETTINGS = {
     FGSM: [FGSM(eps, norm) for norm, eps in BUDGETS.items()],
     FGM: [FGM(eps, norm) for norm, eps in BUDGETS.items()],
     PGD: [PGD(eps, norm, steps=6, restarts=2) for norm, eps in BUDGETS.items()]
-    + [PGD("8/255", steps=6, step_size="2/255", loss="margin")],
+    + [PGD("8/255", steps=6, step_size="2/255", loss="margin")]
+    + [PGD(0.05, steps=4, loss="kl_divergence", start=Noise(0.01, "l2", "gaussian"))],
+    RandomStartFGSM: [RandomStartFGSM(eps, norm) for norm, eps in BUDGETS.items()]
+    + [RandomStartFGSM(0.05, step_size=0.02)],
     BIM: [BIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
     MIM: [MIM(eps, norm, steps=5) for norm, eps in BUDGETS.items()],
     Square: [Square(eps, norm, queries=30, restarts=2) for norm, eps in BUDGETS.items() if norm in Square.norms]
@@ -104,7 +108,7 @@ def name_of(attack):
 
 def is_random(attack):
     inner = getattr(attack, "attack", attack)
-    if isinstance(inner, Noise | Square):
+    if isinstance(inner, Noise | RandomStartFGSM | Square):
         return True
     return getattr(inner, "random_start", isinstance(inner, APGD) and inner.start is None)
 

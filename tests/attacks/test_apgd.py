@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_advdef.attacks import APGD, Attack, FullGradient, TargetedAPGD
 from lightning_advdef.attacks.climb import checkpoint_gaps
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.losses import LOSSES, cross_entropy, dlr
+from lightning_advdef.attacks.losses import COMPARING, LOSSES, cross_entropy, dlr
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
 from lightning_advdef.data import Digits, get_spec
 from lightning_advdef.models import MLP
@@ -251,7 +251,7 @@ def test_an_exact_surrogate_gives_the_first_fooling_point(network, images, label
     assert len({len(seen) for seen in recording.seen}) > 2
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", sorted(LOSSES.keys() - COMPARING))
 @pytest.mark.parametrize("exact", [True, False])
 def test_elsewhere_the_point_of_highest_loss_is_returned(network, images, labels, loss, exact):
     """An exact surrogate that no point fools, and one that decides nothing."""
@@ -324,7 +324,7 @@ def test_two_linear_classes_resist_linf_where_the_margin_exceeds_eps_times_the_l
         assert 0 < robust.sum() < 200
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", sorted(LOSSES.keys() - COMPARING))
 def test_given_targets_are_reached(network, images, labels, loss):
     targets = (labels + 1) % 4
     found = APGD(0.6, steps=30, loss=loss)(network, images, labels, target_labels=targets)

@@ -2,8 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_advdef.attacks import FGM, FGSM, FullGradient
+from lightning_advdef.attacks import FGM, FGSM, FullGradient, RandomStartFGSM
 from lightning_advdef.attacks.lp_ball import lp_norm
+from lightning_advdef.rng import SampleRNG
 from tests.attacks.helpers import Linear, middle_images, random_linear, right
 
 
@@ -82,8 +83,23 @@ def test_fgm_is_fgsm_with_the_l2_norm(network, images, labels):
     assert torch.equal(FGM(0.3)(network, images, labels), FGSM(0.3, "l2")(network, images, labels))
 
 
-def test_it_costs_one_forward_and_one_backward_pass(network, images, labels):
+def test_random_start_fgsm_steps_from_a_random_point_and_is_projected_back(network, images, labels):
+    attack = RandomStartFGSM(0.03)
+    rng = SampleRNG.default(images).stream("attack").stream("start")
+    start = (images + rng.uniform(*images.shape[1:], low=-0.03, high=0.03)).clamp(0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network(start), labels, reduction="sum"), start)
+    moved = (start.detach() - images + 1.25 * 0.03 * gradient.sign()).clamp(-0.03, 0.03)
+    torch.testing.assert_close(attack(network, images, labels), (images + moved).clamp(0, 1))
+
+
+def test_a_negative_step_is_refused():
+    with pytest.raises(ValueError, match=r"step_size must be above 0, got -0\.1"):
+        RandomStartFGSM(0.1, step_size=-0.1)
+
+
+@pytest.mark.parametrize("attack", [FGSM(0.03), RandomStartFGSM(0.03)])
+def test_it_costs_one_forward_and_one_backward_pass(network, images, labels, attack):
     surrogate = FullGradient(network)
     passes = surrogate.start_counting(16, images.device)
-    FGSM(0.03)(surrogate, images, labels)
+    attack(surrogate, images, labels)
     assert passes.forward.tolist() == passes.backward.tolist() == [1] * 16

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.losses import LOSSES, cross_entropy, margin
+from lightning_advdef.attacks.losses import LOSSES, cross_entropy, kl_divergence, margin
 
 LOGITS = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 3.0], [-5.0, 5.0, 0.0]])
 LABELS = torch.tensor([0, 2, 0])
+REFERENCE = torch.tensor([[0.5, 1.0, 0.0], [2.0, -1.0, 3.0], [0.0, 0.0, 1.0]])
 
 
 def test_cross_entropy_is_minus_the_log_of_the_true_class_probability():
@@ -53,21 +54,36 @@ def test_margin_of_two_classes_is_their_difference():
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_adding_a_constant_to_all_logits_changes_nothing(loss):
-    torch.testing.assert_close(loss(LOGITS + 7, Goal(LABELS)), loss(LOGITS, Goal(LABELS)))
+    goal = Goal(LABELS, reference=REFERENCE)
+    torch.testing.assert_close(loss(LOGITS + 7, goal), loss(LOGITS, goal))
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_losses_have_the_right_gradient(loss):
     logits = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels = torch.tensor([0, 1, 2, 3, 0])
-    assert torch.autograd.gradcheck(lambda values: loss(values, Goal(labels)), (logits,))
+    goal = Goal(torch.tensor([0, 1, 2, 3, 0]), reference=logits.detach().flip(0))
+    assert torch.autograd.gradcheck(lambda values: loss(values, goal), (logits,))
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_losses_of_very_sure_networks_are_finite(loss):
-    assert loss(LOGITS * 1e6, Goal(LABELS)).isfinite().all()
+    assert loss(LOGITS * 1e6, Goal(LABELS, reference=LOGITS.flip(0) * 1e6)).isfinite().all()
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 def test_losses_of_no_images_are_empty(loss):
-    assert loss(LOGITS[:0], Goal(LABELS[:0])).shape == (0,)
+    assert loss(LOGITS[:0], Goal(LABELS[:0], reference=REFERENCE[:0])).shape == (0,)
+
+
+def test_kl_divergence_is_the_sum_of_p_log_p_over_q():
+    expected = []
+    for ours, other in zip(LOGITS.double().softmax(dim=1).tolist(), REFERENCE.double().softmax(dim=1), strict=True):
+        expected.append(sum(p * math.log(p / q) for p, q in zip(other.tolist(), ours, strict=True)))
+    found = kl_divergence(LOGITS.double(), Goal(LABELS, reference=REFERENCE.double()))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("goal", [Goal(LABELS), Goal(LABELS, targets=LABELS + 1, reference=REFERENCE)])
+def test_kl_divergence_without_reference_or_with_targets_is_refused(goal):
+    with pytest.raises(ValueError, match="kl_divergence measures the way from the unperturbed image"):
+        kl_divergence(LOGITS, goal)
