@@ -28,6 +28,25 @@ from lightning_advdef.evaluation.summary import validation_metric_names, validat
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.types import Batch
 
+PREFIX = "val/robust_accuracy/"
+
+
+def robust_accuracies(trainer: Trainer) -> dict[str, float]:
+    """What the validation that has just ended logged of the current weights, by name of the scenario.
+
+    Empty in an epoch without attacks, where the values of an earlier one are logged again.
+    """
+    evaluations = [callback for callback in trainer.callbacks if isinstance(callback, RobustnessEvaluation)]  # type: ignore[attr-defined]
+    if not all(evaluation.is_due(trainer) for evaluation in evaluations):
+        return {}
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(PREFIX): float(value) for name, value in logged if name.startswith(PREFIX)}
+
+
+def _validation_loop(trainer: Trainer) -> Any:
+    """The loop that runs in ``on_validation_batch_end``."""
+    return trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop
+
 
 class RobustnessEvaluation(Callback):
     """Attacks the deployed model in every scenario and stores the verdicts.
@@ -47,6 +66,7 @@ class RobustnessEvaluation(Callback):
         write: Name of the scenario whose adversarial images ``predict`` writes to ``<folder>/adversarial_<name>.npz``.
         cache: Folder that keeps adversarial images under a hash of all that made them; None to keep none.
         every_n_epochs: In ``fit``, attack the validation images every so many epochs; 0 for never.
+        fit_scenarios: What to run in ``fit``, where ``scenarios`` may cost too much; those if there are none.
         folder: Where results go; the command line sets it to the run's folder. None for the Trainer's log folder.
         overwrite: Replace the result of a different run in that folder.
         progress: Show a progress bar.
@@ -67,17 +87,20 @@ class RobustnessEvaluation(Callback):
         write: str | None = None,
         cache: str | None = None,
         every_n_epochs: int = 0,
+        fit_scenarios: list[Scenario] = [],  # noqa: B006
         folder: str | None = None,
         overwrite: bool = False,
         progress: bool = True,
     ) -> None:
         require_unique_names(scenarios)
+        require_unique_names(fit_scenarios)
         if min(batch_size, draws) < 1 or every_n_epochs < 0:
             raise ValueError(
                 f"evaluation needs batch_size >= 1, draws >= 1 and every_n_epochs >= 0, got {batch_size}, {draws} and "
                 f"{every_n_epochs}"
             )
         self.scenarios = list(scenarios)
+        self.fit_scenarios = list(fit_scenarios or scenarios)
         self.settings = JudgeSettings(batch_size, strict, draws, seed, search, rounded)
         self.cache = None if cache is None else AdversarialCache(cache)
         self.every_n_epochs = every_n_epochs
@@ -112,11 +135,16 @@ class RobustnessEvaluation(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gets ready, unless this is the sanity check or an epoch without attacks."""
-        due = trainer.state.fn != "fit" or (
-            self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        )
-        if self.scenarios and due and not trainer.sanity_checking:
-            self._begin(trainer, Judge(pl_module, self.scenarios, self.settings), trainer.val_dataloaders)
+        scenarios = self.fit_scenarios if trainer.state.fn == "fit" else self.scenarios
+        if scenarios and self.is_due(trainer):
+            self._begin(trainer, Judge(pl_module, scenarios, self.settings), trainer.val_dataloaders)
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether the current validation is attacked; in ``fit`` it may be an epoch without, or the sanity check."""
+        if trainer.state.fn != "fit":
+            return True
+        every = self.every_n_epochs
+        return every > 0 and (trainer.current_epoch + 1) % every == 0 and not trainer.sanity_checking
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
@@ -127,8 +155,13 @@ class RobustnessEvaluation(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        """Judges full batches."""
+        """Judges full batches, and the rest behind the last one.
+
+        What averages weights puts them back at the end of the epoch, perhaps before this callback's turn.
+        """
         self._take(trainer, batch)
+        if self._judge is not None and _validation_loop(trainer).batch_progress.is_last_batch:
+            self._flush()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the rest; rank 0 gathers all shards, writes the result and prints the table."""
@@ -148,16 +181,15 @@ class RobustnessEvaluation(Callback):
         self._end()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judges the rest and logs robust accuracy of the validation images."""
+        """Logs robust accuracy of the validation images."""
         if self._judge is not None:
-            self._flush()
             rows = self._gather(trainer)
             self._monitored = validation_metrics(rows, self._judge.scenarios)
             self._end()
             pl_module.log_dict(self._monitored)
         elif self.every_n_epochs and not trainer.sanity_checking:
             # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
-            names = validation_metric_names(expand(self.scenarios, pl_module))
+            names = validation_metric_names(expand(self.fit_scenarios, pl_module))
             pl_module.log_dict(self._monitored or dict.fromkeys(names, math.nan))
 
     def _gather(self, trainer: Trainer) -> Rows:
