@@ -14,8 +14,8 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 
 # the exports of these packages are what a configuration may name by its short class name
-from lightning_advdef import attacks, data, defenses, models  # noqa: F401
-from lightning_advdef.callbacks import RobustnessEvaluation
+from lightning_advdef import attacks, callbacks, data, defenses, models  # noqa: F401
+from lightning_advdef.callbacks import EpochLine, RobustnessEvaluation
 from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
@@ -65,6 +65,7 @@ class AdvDefCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=StartTraining,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": EpochLine()},
             parser_kwargs={
                 "prog": "advdef",
                 "description": "Train, defend and evaluate image classifiers against adversarial perturbations. "
@@ -161,25 +162,28 @@ class AdvDefCLI(LightningCLI):
             kwargs["default_root_dir"] = str(folder)
         if self.subcommand == "test" and self._get(self.config_init, "evaluation").scenarios:
             kwargs.setdefault("enable_progress_bar", False)
-        # looked up first: the Trainer adds its own callbacks to this very list
-        own = any(isinstance(callback, ModelCheckpoint) for callback in settings.get("callbacks") or [])
         trainer = super().instantiate_trainer(**kwargs)
-        if not own:
-            self._replace_default_checkpoint(trainer)
+        self._keep_checkpoints(trainer)
         return trainer
 
-    def _replace_default_checkpoint(self, trainer: Trainer) -> None:
-        for callback in trainer.checkpoint_callbacks:
-            assert isinstance(callback, ModelCheckpoint)
-            callback.dirpath = str(self.run_folder / "checkpoints")
-            callback.save_last = True
+    def _keep_checkpoints(self, trainer: Trainer) -> None:
+        """Sends checkpoints without a place of their own to the run folder, and sees that one can be continued."""
+        keepers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        for keeper in keepers:
+            keeper.dirpath = keeper.dirpath or str(self.run_folder / "checkpoints")
+        if keepers and not any(keeper.save_last for keeper in keepers):
+            keepers[0].save_last = True
 
     def after_fit(self) -> None:
         """Stores the weights of the last epoch, without the optimizer, as ``model.ckpt``."""
         path = self.run_folder / "model.ckpt"
         self.trainer.save_checkpoint(path, weights_only=True)
         if self.trainer.is_global_zero:
-            print(f"trained weights: {path}\nTensorBoard:     tensorboard --logdir {self.run_folder.parent}")
+            print(f"trained weights: {path}")
+            for keeper in self.trainer.checkpoint_callbacks:
+                if isinstance(keeper, ModelCheckpoint) and keeper.best_model_score is not None:
+                    print(f"best weights:    {keeper.best_model_path} ({keeper.monitor} {keeper.best_model_score:.4f})")
+            print(f"TensorBoard:     tensorboard --logdir {self.run_folder.parent}")
 
     def after_test(self) -> None:
         """Says so when nothing was attacked."""

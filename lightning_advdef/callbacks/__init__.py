@@ -1,5 +1,7 @@
-"""Lightning callbacks: the evaluation and what it shows."""
+"""Lightning callbacks: the evaluation, what it shows, and watching a training."""
 
+from lightning_advdef.callbacks.epoch_line import EpochLine
+from lightning_advdef.callbacks.overfitting_guard import OverfittingGuard
 from lightning_advdef.callbacks.robustness import RobustnessEvaluation
 
-__all__ = ["RobustnessEvaluation"]
+__all__ = ["EpochLine", "OverfittingGuard", "RobustnessEvaluation"]
