@@ -3,6 +3,7 @@
 from lightning_advdef.defenses.adversarial_training import AdversarialTrainingModule
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.deep_defense import DeepDefenseModule
+from lightning_advdef.defenses.parseval import ParsevalModule
 from lightning_advdef.defenses.standard import StandardModule
 
-__all__ = ["AdversarialTrainingModule", "DeepDefenseModule", "DefenseModule", "StandardModule"]
+__all__ = ["AdversarialTrainingModule", "DeepDefenseModule", "DefenseModule", "ParsevalModule", "StandardModule"]
