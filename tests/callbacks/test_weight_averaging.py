@@ -22,17 +22,6 @@ DECAY = 0.9
 EMA = {"class_path": "EMAWeightAveraging", "init_args": {"decay": DECAY}}
 
 
-class Interrupt(Callback):
-    """Raises behind a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise RuntimeError("the power went off")
-
-
 class Averages(Callback):
     """Averages of the weights of the head by the formula, after each step."""
 
@@ -101,6 +90,6 @@ def test_an_interrupted_fit_continues_to_the_same_average(advdef, step):
 
     whole = fit(name="whole")
     with pytest.raises(RuntimeError, match="power"):
-        fit({"class_path": f"{__name__}.Interrupt", "init_args": {"step": step}})
+        fit({"class_path": "tests.test_cli.Interrupt", "init_args": {"step": step}})
     resumed = [f"--trainer.callbacks={json.dumps([EMA])}", "--ckpt_path=last"]
     assert_same_training(whole, advdef.digits("fit", *TRAINING, *resumed))

@@ -79,10 +79,10 @@ def test_every_step_and_layer_draws_anew_and_repeatably():
     assert set(module._draw(20, 3, "head", torch.device("cpu")).tolist()) != drawn(module, 3)
 
 
-def trainer_of(folder, **options):
+def trainer_of(folder, max_epochs=1, **options):
     return Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=max_epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -104,6 +104,18 @@ def test_each_optimizer_step_is_followed_by_one_parseval_step(tmp_path, monkeypa
     trainer_of(tmp_path, devices=1).fit(module, datamodule=small_digits())
     assert [step for step, _ in steps] == [0, 1]
     assert not torch.equal(steps[0][1], start), "the optimizer moved first"
+
+
+def test_a_resumed_run_draws_the_same_rows(tmp_path):
+    whole, half, rest = (module_of(beta=0.1) for _ in range(3))
+    trainer_of(tmp_path, max_epochs=2, devices=1).fit(whole, datamodule=small_digits())
+    first = trainer_of(tmp_path, devices=1)
+    first.fit(half, datamodule=small_digits())
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    second = trainer_of(tmp_path, max_epochs=2, devices=1)
+    second.fit(rest, datamodule=small_digits(), ckpt_path=tmp_path / "half.ckpt")
+    assert torch.equal(first_layer(rest), first_layer(whole))
+    assert not torch.equal(first_layer(half), first_layer(whole))
 
 
 def fit_on_two(folder):
