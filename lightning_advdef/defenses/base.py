@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,9 @@ class DefenseModule(LightningModule):
         spec: Data set by name, or ``CxHxWxK``; the command line fills it from the data.
         weights: Checkpoint whose weights are loaded before anything runs.
         optimizer: Made from the parameters that train.
-        scheduler: Made from the optimizer, stepped every epoch; None for a constant learning rate.
+        scheduler: Made from the optimizer; None for a constant learning rate.
         votes: Independent draws of a stochastic defense whose softmax outputs are averaged.
+        scheduler_interval: Whether the scheduler counts epochs or minibatches.
 
     Raises:
         ValueError: If votes is below 1 or the network does not fit the data.
@@ -55,6 +56,7 @@ class DefenseModule(LightningModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
         scheduler: LRSchedulerCallable | None = None,
         votes: int = 1,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__()
         if votes < 1:
@@ -67,6 +69,7 @@ class DefenseModule(LightningModule):
         self._weights_loaded = False
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
+        self.scheduler_interval = scheduler_interval
         self.votes = votes
         self.val_accuracy = IndexedAccuracy()
         self.test_accuracy = IndexedAccuracy()
@@ -141,7 +144,8 @@ class DefenseModule(LightningModule):
         optimizer: Optimizer = self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
         if self.scheduler_factory is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler_factory(optimizer)}
+        scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": self.scheduler_interval}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_train_epoch_start(self) -> None:
         """Ties torch's own random numbers (dropout) to the epoch, so that a resumed run repeats them."""
