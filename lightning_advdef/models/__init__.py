@@ -2,10 +2,12 @@
 
 from lightning_advdef.models.base import Classifier, NetworkFactory
 from lightning_advdef.models.conv_net import ConvNet
+from lightning_advdef.models.conv_pool_cnn import ConvPoolCNN
 from lightning_advdef.models.dropout import SharedDropoutMasks, shared_dropout_masks
 from lightning_advdef.models.lenet import LeNet
 from lightning_advdef.models.mlp import MLP
 from lightning_advdef.models.nin import NIN
+from lightning_advdef.models.perturbation_generator import GeneratorFactory, PerturbationGenerator
 from lightning_advdef.models.resnet import ResNet
 from lightning_advdef.models.torchvision_classifier import TorchvisionClassifier
 from lightning_advdef.models.vgg import VGG
@@ -17,8 +19,11 @@ __all__ = [
     "VGG",
     "Classifier",
     "ConvNet",
+    "ConvPoolCNN",
+    "GeneratorFactory",
     "LeNet",
     "NetworkFactory",
+    "PerturbationGenerator",
     "ResNet",
     "SharedDropoutMasks",
     "TorchvisionClassifier",

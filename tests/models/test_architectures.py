@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from lightning_advdef import models
-from lightning_advdef.models import MLP, NIN, VGG, Classifier, ConvNet, LeNet, ResNet
+from lightning_advdef.models import MLP, NIN, VGG, Classifier, ConvNet, ConvPoolCNN, LeNet, ResNet
 
 from .helpers import CIFAR, DIGITS, MNIST, count_parameters, images_of, second_order_gradients
 
@@ -17,6 +17,7 @@ NETWORKS = {
     "lenet": lambda: LeNet(MNIST._replace(height=16, width=16)),
     "lenet_relu": lambda: LeNet(MNIST._replace(height=16, width=20), conv_relu=True),
     "conv_net": lambda: ConvNet(CIFAR),
+    "conv_pool_cnn": lambda: ConvPoolCNN(DIGITS, width=2, normalization=[[0.3], [0.4]]),
     "nin": lambda: NIN(DIGITS),
     "resnet18": lambda: ResNet(DIGITS, depth=18, width=2),
     "resnet50": lambda: ResNet(CIFAR._replace(height=8, width=8), depth=50, width=2),
