@@ -12,6 +12,7 @@ from lightning_advdef.attacks.deepfool import DeepFool
 from lightning_advdef.attacks.fab import FAB, TargetedFAB
 from lightning_advdef.attacks.fgsm import FGM, FGSM, RandomStartFGSM
 from lightning_advdef.attacks.fmn import FMN
+from lightning_advdef.attacks.generator_attack import GeneratorAttack
 from lightning_advdef.attacks.mim import MIM
 from lightning_advdef.attacks.noise import Noise
 from lightning_advdef.attacks.pgd import BIM, PGD
@@ -48,6 +49,7 @@ __all__ = [
     "DeepFool",
     "FixedBudgetAttack",
     "FullGradient",
+    "GeneratorAttack",
     "MinimalNormAttack",
     "Noise",
     "RandomStartFGSM",

@@ -3,7 +3,15 @@
 from lightning_advdef.defenses.adversarial_training import AdversarialTrainingModule
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.deep_defense import DeepDefenseModule
+from lightning_advdef.defenses.gan_adv_train import GANAdvTrainModule
 from lightning_advdef.defenses.parseval import ParsevalModule
 from lightning_advdef.defenses.standard import StandardModule
 
-__all__ = ["AdversarialTrainingModule", "DeepDefenseModule", "DefenseModule", "ParsevalModule", "StandardModule"]
+__all__ = [
+    "AdversarialTrainingModule",
+    "DeepDefenseModule",
+    "DefenseModule",
+    "GANAdvTrainModule",
+    "ParsevalModule",
+    "StandardModule",
+]

@@ -13,6 +13,7 @@ from lightning_advdef.attacks import Attack, FixedBudgetAttack, FullGradient, Su
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.data.specs import standard_eps
+from lightning_advdef.evaluation.hashing import file_hashes
 from lightning_advdef.types import Access, Eps
 
 
@@ -72,6 +73,7 @@ class Scenario:
         return {
             "name": self.name,
             "attack": plain(self.attack),
+            "attack_files": file_hashes(plain(self.attack)),
             "parts": list(self.attack.parts()),
             **surrogate.describe(),
             "made_by": plain([self.surrogate]),

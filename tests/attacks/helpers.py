@@ -25,6 +25,7 @@ from lightning_advdef.attacks import (
     Cascade,
     DeepFool,
     FullGradient,
+    GeneratorAttack,
     Noise,
     RandomStartFGSM,
     Square,
@@ -90,6 +91,7 @@ SETTINGS = {
         for norm, eps in BUDGETS.items()
     ]
     + [Cascade(attacks={"square": Square(0.05, queries=20), "fab": FAB(steps=4)}, cascade=False)],
+    GeneratorAttack: [],  # fits one kind of images alone: test_generator_attack.py
     AutoAttack: [
         ShortAutoAttack(0.05),
         ShortAutoAttack(0.3, "l2", version="plus"),
