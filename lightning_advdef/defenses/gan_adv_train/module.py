@@ -118,6 +118,8 @@ class GANAdvTrainModule(DefenseModule):
         self.manual_backward(loss)
         for optimizer in players:
             optimizer.step()
+        if self.scheduler_interval == "step":
+            self._step_schedulers()
         return loss.detach()
 
     def _players(self) -> list[LightningOptimizer]:
@@ -126,6 +128,10 @@ class GANAdvTrainModule(DefenseModule):
 
     def on_train_epoch_end(self) -> None:
         """Steps the schedulers, which Lightning leaves to manual optimization."""
+        if self.scheduler_interval == "epoch":
+            self._step_schedulers()
+
+    def _step_schedulers(self) -> None:
         for configuration in self.trainer.lr_scheduler_configs:
             configuration.scheduler.step()  # type: ignore[call-arg]  # none that waits for a metric
 

@@ -70,9 +70,11 @@ def test_each_player_has_an_optimizer_of_its_own():
     assert optimizers[0].param_groups[0]["params"] is not optimizers[1].param_groups[0]["params"]
 
 
-def test_schedulers_step_every_epoch(tmp_path):
-    trainer = train(module_of(scheduler=halved), tmp_path, max_epochs=3)
-    assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == [0.05 / 8] * 2
+@pytest.mark.parametrize(("interval", "steps"), [("epoch", 3), ("step", 6)])
+def test_schedulers_step_every_epoch_or_minibatch(tmp_path, interval, steps):
+    module = module_of(scheduler=halved, scheduler_interval=interval)
+    trainer = train(module, tmp_path, toy(count=16, batch_size=8), max_epochs=3)
+    assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == [0.05 / 2**steps] * 2
 
 
 def test_terms_are_logged(tmp_path):
