@@ -14,7 +14,16 @@ from tests.conftest import ROOT, Command, result_of
 CONFIGS = ROOT / "configs"
 SUITES = sorted((CONFIGS / "evaluation").glob("*.yaml"))
 EXPERIMENTS = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if "model" in yaml.safe_load(path.read_text())]
-TRIFLES = {"steps": 2, "restarts": 1, "queries": 4, "targets": 2, "rounds": 2, "search_steps": 2, "samples": 2}
+TRIFLES = {
+    "steps": 2,
+    "restarts": 1,
+    "queries": 4,
+    "targets": 2,
+    "rounds": 2,
+    "search_steps": 2,
+    "samples": 2,
+    "width": 8,
+}
 
 
 def name_of(path):
@@ -45,7 +54,7 @@ def scenarios_of(config):
 
 
 def small(settings):
-    """Settings of a scenario with few steps, in whatever they are nested."""
+    """Settings with few steps and narrow networks, in whatever they are nested."""
     if isinstance(settings, list):
         return [small(value) for value in settings]
     if not isinstance(settings, dict):
@@ -79,6 +88,7 @@ def test_experiment_is_fitted_and_tested(tmp_path, experiment):
         {"name": "fgsm", "attack": {"class_path": "FGSM", "init_args": {"eps": 0.01}}}
     ]
     toy = {"toy_spec": spec_of(parsed(experiment, SUITES[0])), "count": 4, "batch_size": 4}
+    config["model"]["init_args"] = small(config["model"]["init_args"])
     # trained networks are not needed to take a step, and nothing is downloaded
     config["model"]["init_args"]["weights"] = None
     if "weights" in config["model"]["init_args"]["network"]["init_args"]:
