@@ -8,8 +8,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lightning_advdef.evaluation.judge import Rows
-from lightning_advdef.evaluation.summary import robust
+from lightning_advdef.evaluation.rows import Rows, robust
 
 
 class _Bar(Progress):

@@ -20,8 +20,9 @@ from lightning_advdef.callbacks.writer import AdversarialWriter
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.fingerprint import fingerprint
-from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Rows, Search
+from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
+from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names, up_to
 from lightning_advdef.evaluation.store import ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics

@@ -1,7 +1,26 @@
 """Evaluation: scenarios, verdicts, results."""
 
-from lightning_advdef.evaluation.judge import Judge, JudgeSettings
-from lightning_advdef.evaluation.scenario import Scenario, expand
-from lightning_advdef.evaluation.store import ResultStore
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_advdef.evaluation.judge import Judge, JudgeSettings
+    from lightning_advdef.evaluation.scenario import Scenario, expand
+    from lightning_advdef.evaluation.store import ResultStore
+
+_HOMES = {
+    "Judge": "judge",
+    "JudgeSettings": "judge",
+    "ResultStore": "store",
+    "Scenario": "scenario",
+    "expand": "scenario",
+}
 
 __all__ = ["Judge", "JudgeSettings", "ResultStore", "Scenario", "expand"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports an export when it is asked for: `advdef report` reads results and needs neither attacks nor Lightning."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,12 +16,12 @@ from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
 from lightning_advdef.attacks.verdict import deployed_logits, is_stochastic
 from lightning_advdef.evaluation.cache import AdversarialCache
+from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Norm
 
-Rows = dict[str, Tensor]
 Search = Literal["float32", "bfloat16"]
 _SPENT = ("forward", "backward", "zero_gradients")
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")

@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.attacks.verdict import verdict_flags
-from lightning_advdef.evaluation.judge import Judge, Rows
+from lightning_advdef.evaluation.judge import Judge
+from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.summary import summarise
 
 _DOUBTFUL_ZERO_SHARE = 0.05  # some networks saturate on single images; more than that is masking

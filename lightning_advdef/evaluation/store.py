@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.judge import Rows
+from lightning_advdef.evaluation.rows import Rows, read_rows
 
 SCHEMA_VERSION = 1
 _POLL_SECONDS = 0.2
@@ -98,12 +98,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_rows(path: Path) -> Rows:
-    """Columns of a ``.npz`` written by :func:`write_rows`."""
-    with np.load(path, allow_pickle=False) as columns:
-        return {name: torch.from_numpy(columns[name]) for name in columns.files}
 
 
 class ResultStore:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.base import within_budget
 from lightning_advdef.attacks.cascade import WRONG_BEFORE
-from lightning_advdef.evaluation.judge import Rows
+from lightning_advdef.evaluation.rows import Rows, robust
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm, worst_case
 from lightning_advdef.types import Norm
@@ -22,14 +22,6 @@ def attack_norm(attack: Attack) -> Norm:
     if isinstance(attack, FixedBudgetAttack):
         return attack.norm
     return attack.size_norm if isinstance(attack, MinimalNormAttack) else "l2"
-
-
-def robust(rows: Mapping[str, Tensor], scenario: str, column: str = "correct") -> Tensor:
-    """Share of draws on which each attacked image is right, in [0, 1], shape ``(N,)``.
-
-    An image that is wrong without an attack, on every draw, is not robust, whatever the attack makes of it.
-    """
-    return torch.where(rows["clean/correct"] > 0, rows[f"{scenario}/{column}"], 0.0)
 
 
 def fooled(rows: Mapping[str, Tensor], scenario: Scenario) -> Tensor:
@@ -48,16 +40,20 @@ def accuracy(correct: Tensor) -> dict[str, Any]:
 def validation_metric_names(scenarios: Sequence[Scenario]) -> list[str]:
     """Names of what ``fit`` logs of an attacked validation split."""
     minimal = [scenario for scenario in scenarios if isinstance(scenario.attack, MinimalNormAttack)]
-    return [f"val/robust_accuracy/{s.name}" for s in scenarios] + [f"val/rho/{s.name}" for s in minimal]
+    of_minimal = [f"val/{kind}/{s.name}" for s in minimal for kind in ("rho", "mean_norm")]
+    return [f"val/robust_accuracy/{s.name}" for s in scenarios] + of_minimal
 
 
 def validation_metrics(rows: Rows, scenarios: Sequence[Scenario]) -> dict[str, float]:
-    """Robust accuracy of each scenario, and rho of minimal-norm attacks, in the order of their names."""
+    """Robust accuracy of each scenario; rho and mean norm of minimal-norm attacks, in the order of their names.
+
+    The mean norm leaves images out that were misclassified from the start.
+    """
     values = [float(robust(rows, scenario.name).mean()) for scenario in scenarios]
     for scenario in scenarios:
         if isinstance(scenario.attack, MinimalNormAttack):
-            norm = attack_norm(scenario.attack)
-            values.append(relative_norm(rows[f"{scenario.name}/{norm}"], rows[f"clean/{norm}"]).mean)
+            found = _minimal_norm_summary(rows, scenario, attack_norm(scenario.attack))
+            values += [found["rho"], found["norms"]["mean_excluded"]]
     return dict(zip(validation_metric_names(scenarios), values, strict=True))
 
 
@@ -104,6 +100,7 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "norm": norm,
         "robust_accuracy": accuracy(robust(rows, name)),
+        "mean_l2": float(rows[f"{name}/l2"].double().mean()),
         "attack_success_rate": float(lost.sum() / right.sum().clamp_min(1)),
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,22 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_advdef.errors import ResultFolderError
-
-Result = Mapping[str, Any]
-
-
-def read_result(folder: str | Path) -> Result:
-    """Content of ``robustness.json``.
-
-    Raises:
-        ResultFolderError: If the folder holds no finished evaluation.
-    """
-    path = Path(folder) / "robustness.json"
-    if not path.is_file():
-        raise ResultFolderError(f"no finished evaluation in {folder} (no robustness.json): run advdef test first")
-    result: Result = json.loads(path.read_text())
-    return result
+from lightning_advdef.evaluation.run import Result, read_runs
 
 
 def percent(accuracy: Mapping[str, Any]) -> str:
@@ -35,11 +19,12 @@ def percent(accuracy: Mapping[str, Any]) -> str:
     return f"{100 * accuracy['value']:.2f}% [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def comparison_table(results: Mapping[str, Result]) -> Table:
+def comparison_table(results: Mapping[str, Result], seconds: Mapping[str, float] | None = None) -> Table:
     """A row per quantity, a column per run.
 
     Args:
         results: Result of each run, by the title of its column.
+        seconds: Seconds per epoch of the trainings for which they are known, by the same titles.
     """
     title = "95% intervals; passes = forward + backward"
     table = Table(title=title, title_style="dim", show_lines=False)
@@ -50,6 +35,8 @@ def comparison_table(results: Mapping[str, Result]) -> Table:
     runs = list(results.values())
     table.add_row("images", "", *(str(run["clean_accuracy"]["images"]) for run in runs))
     table.add_row("clean accuracy", "", *(percent(run["clean_accuracy"]) for run in runs))
+    if seconds:
+        table.add_row("seconds per epoch", "", *(f"{seconds[name]:.2f}" if name in seconds else "" for name in results))
     for scenario in _names(runs):
         _add_scenario(table, scenario, [_find(run, scenario) for run in runs])
     table.add_section()
@@ -84,18 +71,26 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
     if any(scenario and "rho" in scenario for scenario in found):
         row(f"{name}: rho", lambda s: _number(s["rho"]) if "rho" in s else "")
         row("  rho, centred", lambda s: _number(s["rho_centred"]) if "rho_centred" in s else "")
-        row(
-            "  median norm",
-            lambda s: f"{_number(s['norms']['median_excluded'])} ({s['norm']})" if "norms" in s else "",
-        )
+        for images, convention in (("right images", "excluded"), ("wrong as 0", "included")):
+            row(f"  mean | median, {images}", partial(_mean_and_median, convention))
         row("  share fooled", lambda s: f"{100 * s['share_fooled']:.1f}%" if "share_fooled" in s else "")
+        row("  robust accuracy", lambda s: percent(s["robust_accuracy"]))
     else:
         row(name, lambda s: percent(s["robust_accuracy"]))
         row("  budget", lambda s: f"{s['norm']} {s['eps']:.4g}" if "eps" in s else "")
+        row("  mean l2 norm", lambda s: _number(s["mean_l2"]) if "mean_l2" in s and "eps" not in s else "")
     for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
         row(f"  after {part}", partial(_part, part))
     row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
     row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
+
+
+def _mean_and_median(convention: str, scenario: Mapping[str, Any]) -> str:
+    """Norms of a minimal-norm scenario; of another kind of the same name there are none."""
+    if "norms" not in scenario:
+        return ""
+    mean, median = (_number(scenario["norms"][f"{kind}_{convention}"]) for kind in ("mean", "median"))
+    return f"{mean} | {median} ({scenario['norm']})"
 
 
 def _part(name: str, scenario: Mapping[str, Any]) -> str:
@@ -116,14 +111,15 @@ def print_results(folders: Sequence[str | Path], console: Console | None = None)
     Raises:
         ResultFolderError: If a folder holds no finished evaluation.
     """
-    names = [Path(folder).name for folder in folders]
-    titles = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-    results = {title: read_result(folder) for title, folder in zip(titles, folders, strict=True)}
+    runs = read_runs(folders)
+    results = {run.title: run.result for run in runs}
+    seconds = {run.title: found for run in runs if (found := run.seconds_per_epoch()) is not None}
     console = console or Console()
-    console.print(comparison_table(results))
-    for folder in folders:
-        console.print(f"results: {folder}/robustness.json, a row per image: {folder}/robustness.npz", soft_wrap=True)
-    console.print(f"TensorBoard: tensorboard --logdir {Path(folders[0]).parent}", soft_wrap=True)
+    console.print(comparison_table(results, seconds))
+    for run in runs:
+        place = run.folder
+        console.print(f"results: {place}/robustness.json, a row per image: {place}/robustness.npz", soft_wrap=True)
+    console.print(f"TensorBoard: tensorboard --logdir {runs[0].folder.parent}", soft_wrap=True)
     for name, result in results.items():
         for warning in result.get("warnings", []):
             console.print(f"[yellow]{name}: {warning}[/]")

@@ -102,7 +102,9 @@ def test_validate_after_test_with_one_callback_judges_all_images(tmp_path):
     alone = trainer_of(tmp_path, RobustnessEvaluation(SCENARIOS)).validate(defense, datamodule=data, verbose=False)
     trainer = trainer_of(tmp_path, evaluation)
     trainer.test(defense, datamodule=data, verbose=False)
-    assert trainer.validate(defense, datamodule=data, verbose=False) == alone
+    again = trainer.validate(defense, datamodule=data, verbose=False)
+    # a mean norm of no image is NaN
+    assert again[0] == pytest.approx(alone[0], rel=0, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])

@@ -13,7 +13,8 @@ from lightning_advdef.data import get_spec
 from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation.judge import JudgeSettings, rounded_to_8_bits
-from lightning_advdef.evaluation.summary import robust, summarise
+from lightning_advdef.evaluation.rows import robust
+from lightning_advdef.evaluation.summary import summarise
 from lightning_advdef.models import MLP
 from lightning_advdef.types import Batch
 from tests.attacks.helpers import ShortAutoAttack

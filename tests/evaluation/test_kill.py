@@ -13,7 +13,7 @@ import pytest
 from lightning_advdef.__main__ import run
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation import Judge
-from lightning_advdef.evaluation.store import read_rows
+from lightning_advdef.evaluation.rows import read_rows
 from tests.conftest import QUIET, ROOT, Command, scenario
 
 IMAGES, BATCH = 24, 4

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lightning_advdef.evaluation.summary import robust
+from lightning_advdef.evaluation.rows import robust
 from tests.conftest import GOLDEN, result_of, scenario
 from tests.toys import COUNT, LARGEST, linear_problem
 

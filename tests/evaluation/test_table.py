@@ -7,6 +7,7 @@ from rich.console import Console
 
 from lightning_advdef.evaluation.table import comparison_table, print_results
 from tests.conftest import result_of, scenario
+from tests.evaluation.results import evaluated, log
 
 
 def accuracy(value):
@@ -62,6 +63,29 @@ def test_rounding_is_shown_where_it_was_judged():
 
 def test_runs_of_other_budgets_stand_side_by_side():
     assert ["budget", "", "linf 0.03137", "linf 0.1"] in lines(run(), run(eps=0.1))
+
+
+def test_norms_are_shown_under_both_conventions():
+    norms = {"mean_excluded": 0.4, "median_excluded": 0.3, "mean_included": 0.2, "median_included": None}
+    shown = lines(run(rho=0.1, norms=norms, norm="l2"), run())
+    assert ["mean | median, right images", "", "0.4000 | 0.3000 (l2)", ""] in shown
+    assert ["mean | median, wrong as 0", "", "0.2000 | - (l2)", ""] in shown
+
+
+def test_an_attack_without_a_budget_states_the_norm_that_it_spends():
+    free = run(mean_l2=0.25)
+    del free["scenarios"][0]["eps"]
+    assert ["mean l2 norm", "", "0.2500", ""] in lines(free, run(mean_l2=0.5))
+
+
+def test_seconds_per_epoch_stand_where_the_training_logged_them(tmp_path):
+    evaluated(tmp_path / "a", [0.1] * 4)
+    evaluated(tmp_path / "b", [0.1] * 4)
+    log(tmp_path / "a", {"train/seconds_per_epoch": {1: 2.0}})
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_results([tmp_path / "a", tmp_path / "b"], console)
+    (line,) = [line for line in console.export_text().splitlines() if "seconds per epoch" in line]
+    assert line.replace("│", " ").split() == ["seconds", "per", "epoch", "2.00"]
 
 
 @pytest.fixture
