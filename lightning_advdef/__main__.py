@@ -14,12 +14,10 @@ _HINT = "(set ADVDEF_TRACEBACK=1 for the full traceback)"
 
 
 def report(arguments: Sequence[str]) -> None:
-    """``advdef report``: the results of one or several runs side by side."""
-    from lightning_advdef.evaluation.table import print_results
+    """``advdef report``: the results of one or several runs side by side, or a figure of them."""
+    from lightning_advdef.evaluation.report import main
 
-    parser = argparse.ArgumentParser(prog="advdef report", description=report.__doc__)
-    parser.add_argument("folders", nargs="+", help="result folders, e.g. runs/digits_reference")
-    print_results(parser.parse_args(arguments).folders)
+    main(arguments)
 
 
 def calibrate(arguments: Sequence[str]) -> None:

@@ -252,12 +252,6 @@ def test_report_tells_runs_of_one_name_apart(advdef, capsys):
     assert capsys.readouterr().out.count("[") >= 4
 
 
-def test_report_starts_without_lightning():
-    code = "import sys, lightning_advdef.__main__; print('pytorch_lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 class WithDelta(DefenseModule):
     """Its value is the number of training images."""
 

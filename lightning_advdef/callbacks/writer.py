@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_advdef.evaluation.judge import Rows
+from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.types import Batch
 
 
 class AdversarialWriter:
     """Collects the adversarial images that a judge makes and writes them as an ``.npz``.
 
-    The file holds ``x_test`` (float32 in [0, 1], ``(N, C, H, W)``), ``y_test``, ``index``, ``prediction`` and
-    ``clean_prediction``, so that ``--data NPZ`` reads it as a test set.
+    The file holds ``x_test`` (float32 in [0, 1], ``(N, C, H, W)``), ``x_clean``, ``y_test``, ``index``, ``prediction``
+    and ``clean_prediction``, so that ``--data NPZ`` reads it as a test set.
 
     Args:
         scenario: Name of the scenario whose images are wanted.
@@ -29,11 +29,13 @@ class AdversarialWriter:
         self.scenario = scenario
         self.path = path
         self._images: list[Tensor] = []
+        self._clean: list[Tensor] = []
 
     def __call__(self, scenario: str, batch: Batch, adversarial: Tensor, rows: Mapping[str, Tensor]) -> None:
         """Keeps the images of a batch; ``watch`` of a judge."""
         if scenario == self.scenario:
             self._images.append(adversarial.cpu())
+            self._clean.append(batch.images[: len(adversarial)].cpu())
 
     def save(self, parts: list[Rows]) -> Path:
         """Writes all of it, sorted by image index, under a temporary name and renames.
@@ -45,6 +47,7 @@ class AdversarialWriter:
         order = rows["index"].argsort()
         arrays = {
             "x_test": torch.cat(self._images)[order],
+            "x_clean": torch.cat(self._clean)[order],
             "y_test": rows["label"][order],
             "index": rows["index"][order],
             "prediction": rows[f"{self.scenario}/prediction"][order],

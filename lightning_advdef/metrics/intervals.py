@@ -72,3 +72,18 @@ def mean_interval(values: Tensor, confidence: float = 0.95) -> Interval:
         raise ValueError(f"an interval of a mean needs values in [0, 1], got {values.min()} to {values.max()}")
     # a sum of shares may exceed the number of images by rounding
     return wilson_interval(min(float(values.sum()), values.numel()), values.numel(), confidence)
+
+
+def normal_interval(values: Tensor, confidence: float = 0.95) -> Interval:
+    """Confidence interval of the mean of values of any size, by the normal approximation.
+
+    Args:
+        values: One value per image, shape ``(N,)``; fewer than two give an infinite interval.
+        confidence: Probability in (0, 1) with which such intervals hold the true mean, for many images.
+    """
+    values = values.double()
+    if values.numel() < 2:
+        return Interval(-math.inf, math.inf)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * float(values.std()) / math.sqrt(values.numel())
+    mean = float(values.mean())
+    return Interval(mean - half, mean + half)

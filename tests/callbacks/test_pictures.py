@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_advdef.callbacks.pictures import curve_figure, image_grid
+from lightning_advdef.callbacks.pictures import curve_figure
 from lightning_advdef.callbacks.progress import AttackProgress
 from tests.conftest import scenario
 
@@ -37,13 +37,6 @@ def test_event_file_holds_hyperparameters_with_their_metrics(events):
     assert "network/class_path" in found.session_start_info.hparams
     experiment = HParamsPluginData.FromString(metadata["_hparams_/experiment"].plugin_data.content).experiment
     assert "test/robust_accuracy/pgd" in {info.name.tag for info in experiment.metric_infos}
-
-
-def test_grid_has_a_column_per_image_and_three_rows():
-    images = torch.rand(5, 3, 8, 8)
-    figure = image_grid(images, images, ["3: 3 → 8"] * 5)
-    assert len(figure.axes) == 15
-    assert figure.axes[5].get_title() == "3: 3 → 8"
 
 
 def test_no_curve_without_a_minimal_norm_attack():

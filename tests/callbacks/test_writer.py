@@ -41,6 +41,7 @@ def test_written_images_are_those_of_the_test(advdef, clean, name, file, eps, st
     np.testing.assert_array_equal(arrays["y_test"], clean.labels[order])
     assert arrays["x_test"].dtype == np.float32
     assert 0 <= arrays["x_test"].min() <= arrays["x_test"].max() <= 1
+    np.testing.assert_array_equal(arrays["x_clean"], clean.images[order])
     distances = np.abs(arrays["x_test"] - clean.images[order].numpy()).max(axis=(1, 2, 3))
     assert 0 < distances.max() <= eps + 1e-6
     summary, rows = result_of(advdef.digits("test", *options, scenarios=SCENARIOS, name="test"))

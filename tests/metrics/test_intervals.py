@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from lightning_advdef.metrics import mean_interval, wilson_interval
+from lightning_advdef.metrics import mean_interval, normal_interval, wilson_interval
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
@@ -73,3 +73,13 @@ def test_mean_interval_without_images_says_nothing():
 def test_mean_interval_refuses_values_outside_0_to_1(value):
     with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
         mean_interval(torch.tensor([0.5, value]))
+
+
+def test_normal_interval_is_the_mean_and_its_standard_error():
+    low, high = normal_interval(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    half = 1.959964 * (14 / 3) ** 0.5 / 2
+    assert (low, high) == pytest.approx((3 - half, 3 + half))
+
+
+def test_normal_interval_of_one_value_says_nothing():
+    assert normal_interval(torch.tensor([0.5])) == (-torch.inf, torch.inf)

@@ -1,0 +1,60 @@
+"""Adversarial images of a file beside the clean ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.evaluation.run import Run
+
+
+class Examples(NamedTuple):
+    """Some images of a scenario.
+
+    Attributes:
+        title: Run and scenario.
+        clean: Pixels in [0, 1], shape ``(N, C, H, W)``.
+        adversarial: The same images attacked, same shape.
+        classes: Label, prediction of the clean and of the adversarial image, shape ``(N, 3)``.
+    """
+
+    title: str
+    clean: Tensor
+    adversarial: Tensor
+    classes: Tensor
+
+
+def images(runs: Sequence[Run], scenario: str | None = None, count: int = 8) -> list[Examples]:
+    """The first images that ``advdef predict --evaluation.write`` wrote in each run.
+
+    Args:
+        runs: Runs with such files.
+        scenario: Whose images; None for all files of a run, by name.
+        count: How many images of each.
+
+    Raises:
+        ResultFolderError: If a run has no such file.
+    """
+    wanted = "*" if scenario is None else scenario.replace("/", "_")
+    found = []
+    for run in runs:
+        paths = sorted(run.folder.glob(f"adversarial_{wanted}.npz"))
+        if not paths:
+            raise ResultFolderError(
+                f"no adversarial_{wanted}.npz in {run.folder}: run advdef predict ... --evaluation.write SCENARIO first"
+            )
+        found += [_read(run, path.stem.removeprefix("adversarial_"), count) for path in paths]
+    return found
+
+
+def _read(run: Run, name: str, count: int) -> Examples:
+    with np.load(run.folder / f"adversarial_{name}.npz", allow_pickle=False) as arrays:
+        columns = ("y_test", "clean_prediction", "prediction")
+        classes = np.stack([arrays[column][:count] for column in columns], axis=1)
+        clean, adversarial = (torch.from_numpy(arrays[key][:count]) for key in ("x_clean", "x_test"))
+    return Examples(f"{run.title}: {name}", clean, adversarial, torch.from_numpy(classes))
