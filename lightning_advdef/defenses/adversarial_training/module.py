@@ -37,7 +37,7 @@ class AdversarialTrainingModule(DefenseModule):
 
     Args:
         network: Architecture, called with the data set's ``ImageSpec``.
-        attack: Inner attack; the paper's for CIFAR-10 unless stated.
+        attack: Inner attack; None for the paper's on CIFAR-10, PGD in linf 8/255 with 7 steps of 2/255.
         objective: What is minimised: ``CrossEntropy``, ``TRADES`` or ``MART``.
         attack_mode: Mode of batch norm while the attack searches: ``eval`` for running statistics, ``train`` for those
             of the batch. Neither changes the running statistics.
@@ -56,7 +56,7 @@ class AdversarialTrainingModule(DefenseModule):
     def __init__(
         self,
         network: NetworkFactory,
-        attack: Attack = _MADRY,
+        attack: Attack | None = None,
         objective: Objective = _ADVERSARIAL_ONLY,
         attack_mode: AttackMode = "eval",
         weight_perturbation: float = 0.0,
@@ -66,6 +66,8 @@ class AdversarialTrainingModule(DefenseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
+        # as a default it would lend its norm to every attack that a configuration names without one
+        attack = _MADRY if attack is None else attack
         refuse_parts(attack, "adversarial training")
         if attack_mode not in get_args(AttackMode) or not 0 <= weight_perturbation < float("inf"):
             raise ValueError(
