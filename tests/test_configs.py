@@ -84,7 +84,8 @@ def _timed(path):
 
 
 @pytest.mark.parametrize("experiment", [_timed(path) for path in EXPERIMENTS])
-def test_experiment_is_fitted_and_tested(tmp_path, experiment):
+def test_experiment_is_fitted_and_tested(tmp_path, monkeypatch, experiment):
+    monkeypatch.chdir(ROOT)  # a frozen classifier is one of the shipped networks
     config = merged(experiment)
     small_scenarios = [small(entry) for entry in config["evaluation"]["scenarios"]] or [
         {"name": "fgsm", "attack": {"class_path": "FGSM", "init_args": {"eps": 0.01}}}
@@ -92,7 +93,8 @@ def test_experiment_is_fitted_and_tested(tmp_path, experiment):
     toy = {"toy_spec": spec_of(parsed(experiment, SUITES[0])), "count": 4, "batch_size": 4}
     config["model"]["init_args"] = small(config["model"]["init_args"])
     # trained networks are not needed to take a step, and nothing is downloaded
-    config["model"]["init_args"]["weights"] = None
+    if not config["model"]["init_args"].get("freeze_classifier"):
+        config["model"]["init_args"]["weights"] = None
     if "weights" in config["model"]["init_args"]["network"]["init_args"]:
         config["model"]["init_args"]["network"]["init_args"]["weights"] = None
     config["data"] = {"class_path": "tests.toys.Toy", "init_args": toy}
@@ -155,3 +157,10 @@ def test_experiment_composes_with_every_suite(experiment, all_suites):
 def test_every_experiment_has_a_name_of_its_own(experiment):
     names = [yaml.safe_load(path.read_text()).get("name") for path in EXPERIMENTS]
     assert names.count(yaml.safe_load(experiment.read_text())["name"]) == 1
+
+
+def test_an_attack_keeps_its_own_defaults_where_a_configuration_names_it(tmp_path):
+    model = {"class_path": "AdversarialTrainingModule", "init_args": {"network": "LeNet"}}
+    model["init_args"]["attack"] = {"class_path": "FGM", "init_args": {"eps": 1.0}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": "MNIST"}))
+    assert parsed(tmp_path / "config.yaml").model.init_args.attack.init_args.norm == "l2"
