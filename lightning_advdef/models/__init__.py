@@ -4,6 +4,7 @@ from lightning_advdef.models.base import Classifier, NetworkFactory
 from lightning_advdef.models.conv_net import ConvNet
 from lightning_advdef.models.conv_pool_cnn import ConvPoolCNN
 from lightning_advdef.models.dropout import SharedDropoutMasks, shared_dropout_masks
+from lightning_advdef.models.feature_tap import FeatureTap, layer_names
 from lightning_advdef.models.lenet import LeNet
 from lightning_advdef.models.mlp import MLP
 from lightning_advdef.models.nin import NIN
@@ -11,6 +12,7 @@ from lightning_advdef.models.perturbation_generator import GeneratorFactory, Per
 from lightning_advdef.models.resnet import ResNet
 from lightning_advdef.models.torchvision_classifier import TorchvisionClassifier
 from lightning_advdef.models.vgg import VGG
+from lightning_advdef.models.wide_resnet import WideResNet
 from lightning_advdef.models.wrapped import WrappedClassifier
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Classifier",
     "ConvNet",
     "ConvPoolCNN",
+    "FeatureTap",
     "GeneratorFactory",
     "LeNet",
     "NetworkFactory",
@@ -27,6 +30,8 @@ __all__ = [
     "ResNet",
     "SharedDropoutMasks",
     "TorchvisionClassifier",
+    "WideResNet",
     "WrappedClassifier",
+    "layer_names",
     "shared_dropout_masks",
 ]
