@@ -60,9 +60,18 @@ class ImageSpec(NamedTuple):
 
 
 class Defense(Protocol):
-    """What an attack's surrogate and the evaluation may use of a defense (``DefenseModule`` has all of it)."""
+    """What an attack's surrogate and the evaluation may use of a defense (``DefenseModule`` has all of it).
+
+    Attributes:
+        stochastic: Whether it draws random numbers.
+        fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.
+        last_steps: Steps that an iterative test-time part took in the last call, int64, a row for each vote of each
+            image in the order of the votes; None without such a part.
+    """
 
     stochastic: bool
+    fixed_shape: bool
+    last_steps: Tensor | None
 
     @property
     def undefended(self) -> nn.Module:
@@ -79,6 +88,36 @@ class Defense(Protocol):
 
     def adaptive_surrogates(self) -> Mapping[str, Any]:
         """Surrogates that an attacker who knows this defense would use, by name."""
+
+
+class Purified(NamedTuple):
+    """What an iterative purifier made.
+
+    Attributes:
+        images: Shape ``(N, C, H, W)``; they may leave [0, 1].
+        steps: Steps that each image took, int64, shape ``(N,)``.
+    """
+
+    images: Tensor
+    steps: Tensor
+
+
+class IterativePurifier(Protocol):
+    """A test-time part that changes images step by step (``defense.purifier``)."""
+
+    max_iter: int
+
+    def init(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Where the steps start, with the graph of the images."""
+
+    def step(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The images after a step, and which of them were not finished before it, bool, shape ``(N,)``.
+
+        It has a graph if the images require gradients.
+        """
+
+    def run(self, images: Tensor, limits: Tensor | None = None) -> Purified:
+        """All steps, or at most as many as the limits ``(N,)`` say, without a graph."""
 
 
 class Eps(float):

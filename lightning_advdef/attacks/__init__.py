@@ -25,6 +25,7 @@ from lightning_advdef.attacks.surrogates import (
     SurrogateFactory,
     Transfer,
     Undefended,
+    Unrolled,
 )
 from lightning_advdef.attacks.targeted import Targeted
 
@@ -61,4 +62,5 @@ __all__ = [
     "TargetedFAB",
     "Transfer",
     "Undefended",
+    "Unrolled",
 ]

@@ -11,6 +11,7 @@ from lightning_advdef.attacks.surrogates.bpda import BPDA
 from lightning_advdef.attacks.surrogates.eot import EOT
 from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.attacks.surrogates.transfer import Transfer
+from lightning_advdef.attacks.surrogates.unrolled import Unrolled
 
 __all__ = [
     "BPDA",
@@ -20,6 +21,7 @@ __all__ = [
     "SurrogateFactory",
     "Transfer",
     "Undefended",
+    "Unrolled",
     "as_defense",
     "as_surrogate",
 ]

@@ -27,6 +27,12 @@ class _Replace(torch.autograd.Function):
         return gradients[0].to(ctx.dtype), None
 
 
+def replace_value(approximation: Tensor, purified: Tensor) -> Tensor:
+    """A tensor with the value of ``purified`` and the gradient of ``approximation``, to the last bit of both."""
+    found: Tensor = _Replace.apply(approximation, purified)
+    return found
+
+
 class BPDA(Surrogate):
     """Backward pass differentiable approximation of the purifier.
 
@@ -74,13 +80,16 @@ class BPDA(Surrogate):
         """Logits of the deployed defense, shape ``(1, N, K)``."""
         return self.defense.deploy(images, rng.stream("defense"), self._purify).unsqueeze(0)
 
-    def _purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
+    def deployed(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """What the purifier makes of images ``(N, C, H, W)``, without a graph."""
         # a copy, since a purifier may write to what it is given
-        purified = self.defense.purify(images.detach().clone(), rng).detach()
+        return self.defense.purify(images.detach().clone(), rng).detach()
+
+    def _purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        purified = self.deployed(images, rng)
         if not images.requires_grad:
             return purified
-        found: Tensor = _Replace.apply(self._approximate(images, purified.shape), purified)
-        return found
+        return replace_value(self._approximate(images, purified.shape), purified)
 
     def _approximate(self, images: Tensor, shape: torch.Size) -> Tensor:
         if self.stand_in is None:

@@ -15,6 +15,8 @@ class PlainNetwork(nn.Module):
     """A network that ignores random numbers, seen as a defense with no test-time part."""
 
     stochastic = False
+    fixed_shape = False
+    last_steps: Tensor | None = None
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
