@@ -24,6 +24,8 @@ from lightning_advdef.types import Eps
 
 _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
 _DROPPED = object()
+# of buffers that hold what calibration finds; other runs' weights do without them
+_CALIBRATED = "calibrated_"
 
 
 def plain(value: Any) -> Any:
@@ -97,7 +99,8 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
         module: A defense; its classifier's keys start with ``classifier.``. A file with the keys of a bare network is
             taken as the classifier.
         path: Checkpoint file.
-        complete: Whether every weight of the module must be in the file; otherwise only the classifier's must.
+        complete: Whether every weight of the module must be in the file, but for what ``calibrate`` finds; otherwise
+            only the classifier's must.
 
     Raises:
         CheckpointError: If the file does not fit.
@@ -106,7 +109,7 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
     if not any(key.startswith("classifier.") for key in state):
         state = {f"classifier.{key}": value for key, value in state.items()}
     own = module.state_dict()
-    required = [key for key in own if complete or key.startswith("classifier.")]
+    required = [key for key in own if key.startswith("classifier.") or (complete and not key.startswith(_CALIBRATED))]
     missing = [key for key in required if key not in state]
     unknown = [key for key in state if key.startswith("classifier.") and key not in own]
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]

@@ -3,6 +3,7 @@
 from lightning_advdef.defenses.adversarial_training import AdversarialTrainingModule
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.deep_defense import DeepDefenseModule
+from lightning_advdef.defenses.feature_smoothing import FeatureSmoothingModule
 from lightning_advdef.defenses.gan_adv_train import GANAdvTrainModule
 from lightning_advdef.defenses.parseval import ParsevalModule
 from lightning_advdef.defenses.standard import StandardModule
@@ -11,6 +12,7 @@ __all__ = [
     "AdversarialTrainingModule",
     "DeepDefenseModule",
     "DefenseModule",
+    "FeatureSmoothingModule",
     "GANAdvTrainModule",
     "ParsevalModule",
     "StandardModule",

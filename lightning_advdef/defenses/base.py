@@ -49,6 +49,8 @@ class DefenseModule(LightningModule):
     """
 
     stochastic = False
+    fixed_shape = False
+    last_steps: Tensor | None = None
 
     def __init__(
         self,
@@ -173,9 +175,14 @@ class DefenseModule(LightningModule):
                     "lower the learning rate, or look at that term"
                 )
 
+    def validation_logits(self, batch: Batch) -> Tensor:
+        """What validation looks at: the deployed defense, if training knows its test-time part."""
+        logits: Tensor = self(batch.images, SampleRNG.for_images(batch.indices, split="val"))
+        return logits
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Clean accuracy and cross-entropy on the validation split."""
-        logits = self(batch.images, SampleRNG.for_images(batch.indices, split="val"))
+        logits = self.validation_logits(batch)
         self.val_accuracy.update(logits.argmax(dim=1), batch.labels, batch.indices)
         self.log("val/clean_accuracy", self.val_accuracy, prog_bar=True, batch_size=len(batch.images))
         loss = F.cross_entropy(logits, batch.labels)

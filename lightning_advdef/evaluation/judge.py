@@ -14,6 +14,7 @@ from lightning_advdef.attacks.cascade import ROBUST, AttackInParts
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
+from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.attacks.verdict import deployed_logits, is_stochastic
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.rows import Rows
@@ -84,6 +85,7 @@ class Judge:
     ) -> None:
         self.defense = defense
         self.settings = settings or JudgeSettings()
+        as_defense(defense).fixed_shape = self.settings.strict
         self.mean_image = mean_image
         self.scenarios = expand(scenarios, defense)
         require_unique_names(self.scenarios)
@@ -220,10 +222,22 @@ class Judge:
             "correct": (predictions == labels).float().mean(dim=0),
             "margin": margin(logits[0], Goal(labels)),
         }
+        columns |= self._steps(len(images))
         if self.settings.rounded:
             rounded = deployed_logits(self.defense, rounded_to_8_bits(images, clean), rng, draws).argmax(dim=2)
             columns["rounded_correct"] = (rounded == labels).float().mean(dim=0)
         return columns
+
+    def _steps(self, count: int) -> Rows:
+        """Steps of an iterative test-time part on the last draw, and the share of votes that took all it may."""
+        defense: Any = as_defense(self.defense)
+        if defense.last_steps is None:
+            return {}
+        steps = defense.last_steps.view(-1, count).float()
+        return {
+            "defense_steps": steps.mean(dim=0),
+            "defense_capped": (steps >= defense.purifier.max_iter).float().mean(dim=0),
+        }
 
 
 def rounded_to_8_bits(images: Tensor, clean: Tensor) -> Tensor:

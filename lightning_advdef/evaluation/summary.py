@@ -67,6 +67,7 @@ def summarise(rows: Rows, scenarios: Sequence[Scenario], described: Sequence[Map
     """
     return {
         "clean_accuracy": accuracy(rows["clean/correct"]),
+        **_defense_steps(rows, "clean"),
         "scenarios": [
             {**description, **_scenario_summary(rows, scenario)}
             for scenario, description in zip(scenarios, described, strict=True)
@@ -105,6 +106,7 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
     }
+    summary |= _defense_steps(rows, name)
     if isinstance(scenario.attack, FixedBudgetAttack):
         summary["eps"] = float(scenario.attack.eps)
     if f"{name}/rounded_correct" in rows:
@@ -114,6 +116,12 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
     if isinstance(scenario.attack, MinimalNormAttack):
         summary |= _minimal_norm_summary(rows, scenario, norm)
     return summary
+
+
+def _defense_steps(rows: Rows, name: str) -> dict[str, Any]:
+    """Mean steps of an iterative test-time part and the share of runs that it cut off."""
+    columns = ("defense_steps", "defense_capped")
+    return {column: float(rows[f"{name}/{column}"].double().mean()) for column in columns if f"{name}/{column}" in rows}
 
 
 def _part_summaries(rows: Rows, scenario: Scenario) -> list[dict[str, Any]]:
