@@ -12,7 +12,7 @@ from lightning_advdef.types import ImageSpec
 
 
 class _Block(nn.Module):
-    """Pre-activation block; where the shape changes, the shortcut leaves after the first ReLU, as the authors have it."""
+    """Pre-activation block; a shortcut that changes shape leaves after the first ReLU, as in the authors' code."""
 
     def __init__(self, before: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
