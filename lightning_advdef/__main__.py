@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 _HINT = "(set ADVDEF_TRACEBACK=1 for the full traceback)"
@@ -21,13 +22,23 @@ def report(arguments: Sequence[str]) -> None:
 
 
 def calibrate(arguments: Sequence[str]) -> None:
-    """``advdef calibrate -c CONFIG``: values of a defense that depend on its data and weights."""
+    """``advdef calibrate -c CONFIG [-o FILE]``: values of a defense that depend on its data and weights.
+
+    They are printed; with ``-o`` a checkpoint that holds them, where the defense keeps them, is written as well.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-o", "--output", type=Path)
+    own, others = parser.parse_known_args(arguments)
+    from lightning_advdef.checkpoints import save_defense
     from lightning_advdef.cli import AdvDefCLI
 
-    cli = AdvDefCLI(args=list(arguments), run=False)
-    cli.model.setup("test")
+    cli = AdvDefCLI(args=others, run=False)
+    cli.model.setup("calibrate")
     for name, value in cli.model.calibrate(cli.datamodule).items():
         print(f"{name}: {value:.6g}")
+    if own.output is not None:
+        save_defense(cli.model, own.output)
+        print(f"calibrated weights: {own.output}")
 
 
 COMMANDS = {"report": report, "calibrate": calibrate}

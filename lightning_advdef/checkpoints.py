@@ -162,6 +162,15 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
     return defense.eval()
 
 
+def save_defense(defense: Any, path: str | Path) -> None:
+    """Writes weights and settings of a defense to a ``.ckpt`` that :func:`load_defense` reads."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    torch.save({"state_dict": defense.state_dict(), "hyper_parameters": dict(defense.hparams)}, unfinished)
+    unfinished.replace(path)
+
+
 def _path_of(item: type) -> str:
     return f"{item.__module__}.{item.__qualname__}"
 

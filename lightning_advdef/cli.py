@@ -69,7 +69,7 @@ class AdvDefCLI(LightningCLI):
             parser_kwargs={
                 "prog": "advdef",
                 "description": "Train, defend and evaluate image classifiers against adversarial perturbations. "
-                "Further commands: advdef report FOLDER..., advdef calibrate -c CONFIG",
+                "Further commands: advdef report FOLDER..., advdef calibrate -c CONFIG [-o FILE]",
                 "exit_on_error": False,
                 "allow_abbrev": False,
             },

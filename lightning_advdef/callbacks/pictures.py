@@ -56,11 +56,42 @@ class Pictures:
             logger.experiment.add_scalar(name, value, step)
         for name, examples in self.examples.items():
             logger.experiment.add_figure(f"examples/{name}", image_grid([examples]), step)
+            for kind, figure in _of_defense(trainer.lightning_module, examples).items():
+                logger.experiment.add_figure(f"{kind}/{name}", figure, step)
         curves = curve_figure(rows, scenarios)
         if curves is not None:
             logger.experiment.add_figure("accuracy_against_norm", curves, step)
+        steps = steps_figure(rows, scenarios)
+        if steps is not None:
+            logger.experiment.add_figure("defense_steps", steps, step)
         logger.log_hyperparams(_flat(plain(dict(trainer.lightning_module.hparams))), metrics)
         logger.experiment.flush()
+
+
+def _of_defense(module: Any, examples: Examples) -> Mapping[str, Figure]:
+    if not hasattr(module, "figures"):
+        return {}
+    images = examples.clean.to(module.device), examples.adversarial.to(module.device)
+    found: Mapping[str, Figure] = module.figures(*images)
+    return found
+
+
+def steps_figure(rows: Rows, scenarios: Sequence[Scenario]) -> Figure | None:
+    """Histograms of the steps of an iterative test-time part, on clean images and under each attack.
+
+    Returns:
+        The figure, or None without such a part.
+    """
+    names = [name for name in ("clean", *(s.name for s in scenarios)) if f"{name}/defense_steps" in rows]
+    if not names:
+        return None
+    figure = Figure(figsize=(6.8, 4.8), layout="constrained")
+    axis = figure.subplots()
+    steps = [rows[f"{name}/defense_steps"].double().numpy() for name in names]
+    axis.hist(steps, bins=30, histtype="step", label=names, linewidth=1.6)
+    axis.set(xlabel="steps of the test-time part, mean over votes", ylabel="images")
+    axis.legend(frameon=False, fontsize="small")
+    return figure
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, float]:

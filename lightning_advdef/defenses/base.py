@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -127,6 +128,10 @@ class DefenseModule(LightningModule):
             ValueError: If the defense has none.
         """
         raise ValueError(f"{type(self).__name__} has nothing to calibrate")
+
+    def figures(self, clean: Tensor, adversarial: Tensor) -> Mapping[str, Figure]:
+        """What TensorBoard shows of this defense at work on images ``(N, C, H, W)``, also under attack, by name."""
+        return {}
 
     # training, written once
 

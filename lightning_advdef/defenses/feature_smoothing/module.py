@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -16,6 +17,7 @@ from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.feature_smoothing.active_defense import ActiveDefense
 from lightning_advdef.defenses.feature_smoothing.feature_loss import feature_loss
+from lightning_advdef.defenses.feature_smoothing.figures import feature_maps
 from lightning_advdef.defenses.feature_smoothing.surrogates import attackers
 from lightning_advdef.models import FeatureTap, NetworkFactory
 from lightning_advdef.rng import SampleRNG
@@ -25,6 +27,7 @@ from lightning_advdef.types import Batch
 _DELTA_FACTOR = 0.92
 # classes of which calibration keeps an image, as targets in feature space
 _ANCHORS = 10
+_SHOWN = 2
 _SETTINGS = ("noise", "step_size", "delta", "max_iter", "clip", "noise_seed", "fixed_shape")
 
 
@@ -121,6 +124,13 @@ class FeatureSmoothingModule(DefenseModule):
     def adaptive_surrogates(self) -> Mapping[str, SurrogateFactory]:
         """Attackers who know Active Defense: see the README of this folder."""
         return attackers()
+
+    def figures(self, clean: Tensor, adversarial: Tensor) -> Mapping[str, Figure]:
+        """Feature maps before and after Active Defense (Fig. 4), if the features are maps."""
+        with attack_mode(self.classifier):
+            if self.tap.features(clean[:1]).dim() != 4:
+                return {}
+            return {"feature_maps": feature_maps(self.purifier, self.classifier, clean[:_SHOWN], adversarial[:_SHOWN])}
 
     def loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
         """Eq. 2, from one forward pass."""
