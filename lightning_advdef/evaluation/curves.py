@@ -13,6 +13,7 @@ from lightning_advdef.evaluation.chart import Chart, Curve, Point
 from lightning_advdef.evaluation.outside import compare_all
 from lightning_advdef.evaluation.rows import Rows, robust
 from lightning_advdef.evaluation.run import Run
+from lightning_advdef.evaluation.store import first_difference
 from lightning_advdef.metrics import Interval, accuracy_norm_curve, normal_interval
 from lightning_advdef.types import Norm
 
@@ -37,7 +38,7 @@ def robustness(runs: Sequence[Run], scenario: str | None = None, misclassified: 
     name = minimal_norm_scenario(runs, scenario)
     methods = dict.fromkeys(run.method for run in runs)
     curves = tuple(
-        Curve(method, _ordered([_trained(run, name, misclassified) for run in runs if run.method == method]))
+        Curve(method, ordered([_trained(run, name, misclassified) for run in runs if run.method == method]))
         for method in methods
     )
     widest = max((p.x_interval.high - p.x for c in curves for p in c.points if p.x_interval), default=0.0)
@@ -84,40 +85,6 @@ def _half(curve: Curve) -> str:
     return f"{curve.label}: {100 * curve.points[0].y:.2f}% of the images right without a perturbation, {end}"
 
 
-def attack_strength(runs: Sequence[Run]) -> Chart:
-    """Accuracy of one network against the mean l2 norm that an attack spends, a curve per attack.
-
-    A fixed-budget scenario with several eps is a curve. Attacks without a budget, such as generators trained with
-    several penalties, are points of one curve if their names differ after the last ``_`` only.
-
-    Args:
-        runs: The one evaluated run.
-
-    Raises:
-        ValueError: If there are several.
-        ResultFolderError: If it has no l2 scenario of these kinds.
-    """
-    if len(runs) != 1:
-        raise ValueError(f"attack_strength shows the attacks on one network, got {len(runs)} folders: give one")
-    (run,) = runs
-    attacks: dict[str, list[Point]] = {}
-    for scenario in run.result["scenarios"]:
-        if scenario["norm"] == "l2" and "norms" not in scenario:
-            attacks.setdefault(_attack_of(scenario), []).append(_spent(run, scenario))
-    if not attacks:
-        raise ResultFolderError(f"{run.folder} has no l2 scenario with a budget or of a generator: run some first")
-    clean = _clean_accuracy(run)
-    start = Point(0.0, clean["value"], "clean", None, Interval(*clean["interval"]))
-    return Chart(
-        tuple(Curve(name, _ordered([start, *points])) for name, points in attacks.items()),
-        "mean l2 norm of the perturbations (pixels in [0, 1]; over all images)",
-        "accuracy",
-        "lines",
-        "An equal mean favours attacks that choose each image's norm:\n"
-        "they spend it where it pays and save it on images that hold or are lost anyway.",
-    )
-
-
 def minimal_norm_scenario(runs: Sequence[Run], wanted: str | None = None) -> str:
     """The minimal-norm scenario to compare runs by.
 
@@ -126,8 +93,14 @@ def minimal_norm_scenario(runs: Sequence[Run], wanted: str | None = None) -> str
         wanted: Its name; None for the only one that all runs have, or the first of them with ``cw`` in its name.
 
     Raises:
-        ResultFolderError: If a run lacks it, or none can be chosen.
+        ResultFolderError: If a run lacks it, none can be chosen, or the runs' attacks are not the same.
     """
+    name = _shared_scenario(runs, wanted)
+    _require_same_attack(runs, name)
+    return name
+
+
+def _shared_scenario(runs: Sequence[Run], wanted: str | None) -> str:
     minimal: list[list[str]] = [[s["name"] for s in run.result["scenarios"] if "norms" in s] for run in runs]
     shared = [name for name in minimal[0] if all(name in names for names in minimal)]
     chosen = [name for name in shared if wanted in (None, name)]
@@ -140,6 +113,23 @@ def minimal_norm_scenario(runs: Sequence[Run], wanted: str | None = None) -> str
         f"no minimal-norm scenario to compare by: --scenario is {wanted or 'not given'}, and what all {len(runs)} "
         f"folders have is {', '.join(shared) or 'none'}"
     )
+
+
+def _require_same_attack(runs: Sequence[Run], name: str) -> None:
+    """What it was run through, such as a network that images are transferred from, may differ."""
+    for run in runs[1:]:
+        found = first_difference(_attack_of(run, name), _attack_of(runs[0], name))
+        if found:
+            raise ResultFolderError(
+                f"{name} is not the same in {run.folder} as in {runs[0].folder} ({found}): evaluate both alike, or "
+                "choose another --scenario"
+            )
+
+
+def _attack_of(run: Run, name: str) -> dict[str, Any]:
+    found = run.scenario(name)
+    assert found is not None
+    return {"norm": found["norm"], "attack": found["attack"], "images": found["robust_accuracy"]["images"]}
 
 
 def counted_norms(rows: Rows, scenario: str, norm: Norm, misclassified: Misclassified) -> Tensor:
@@ -156,37 +146,16 @@ def _trained(run: Run, scenario: str, misclassified: Misclassified) -> Point:
         raise ResultFolderError(
             f"{scenario} broke no image of {run.folder}, so there is no norm to show: attack harder"
         )
-    clean = _clean_accuracy(run)
+    clean = run.result["clean_accuracy"]
     interval = normal_interval(norms)
     return Point(float(norms.mean()), clean["value"], run.title, interval, Interval(*clean["interval"]))
 
 
-def _spent(run: Run, scenario: Any) -> Point:
-    norms, accuracy = run.rows[f"{scenario['name']}/l2"].double(), scenario["robust_accuracy"]
-    return Point(
-        float(norms.mean()),
-        accuracy["value"],
-        scenario["name"],
-        normal_interval(norms),
-        Interval(*accuracy["interval"]),
-    )
-
-
-def _attack_of(scenario: Any) -> str:
-    name: str = scenario["name"]
-    return name.rpartition("/eps" if "eps" in scenario else "_")[0] or name
-
-
-def _clean_accuracy(run: Run) -> Any:
-    return run.result["clean_accuracy"]
-
-
 def _norm_of(run: Run, scenario: str) -> Norm:
-    found = run.scenario(scenario)
-    assert found is not None
-    norm: Norm = found["norm"]
+    norm: Norm = _attack_of(run, scenario)["norm"]
     return norm
 
 
-def _ordered(points: list[Point]) -> tuple[Point, ...]:
+def ordered(points: Sequence[Point]) -> tuple[Point, ...]:
+    """By ascending norm, of equal ones the most accurate first."""
     return tuple(sorted(points, key=lambda point: (point.x, -point.y)))

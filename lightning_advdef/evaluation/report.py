@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FIGURES = {
     "robustness": "curves",
     "accuracy_norm": "curves",
-    "attack_strength": "curves",
+    "attack_strength": "strength",
     "trajectory": "trajectory",
     "images": "examples",
 }

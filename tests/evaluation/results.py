@@ -12,14 +12,20 @@ def accuracy(value):
     return {"value": value, "interval": [value - 0.1, value + 0.1], "images": 4}
 
 
+def attack_of(name, **settings):
+    return {"class_path": f"lightning_advdef.attacks.{name}", "init_args": settings}
+
+
 def minimal(name="cw", robust=0.0, **changes):
     norms = dict.fromkeys(("mean_excluded", "median_excluded", "mean_included", "median_included"), 0.5)
-    row = {"name": name, "access": "white", "norm": "l2", "robust_accuracy": accuracy(robust), "rho": 0.1}
+    row = {"name": name, "attack": attack_of("CarliniWagnerL2"), "access": "white", "norm": "l2", "rho": 0.1}
+    row["robust_accuracy"] = accuracy(robust)
     return row | {"norms": norms, "passes": {"forward": 1.0, "backward": 1.0}} | changes
 
 
-def spending(name, robust, **changes):
-    return {"name": name, "access": "white", "norm": "l2", "robust_accuracy": accuracy(robust)} | changes
+def spending(name, robust, attack="FGM", **changes):
+    row = {"name": name, "attack": attack_of(attack), "access": "white", "norm": "l2", "after": None}
+    return row | {"robust_accuracy": accuracy(robust)} | changes
 
 
 def columns(right, *attacks):
@@ -44,9 +50,9 @@ def write(folder, scenarios, rows):
     return folder
 
 
-def evaluated(folder, norms, right=(True, True, True, False), after=(False, False, False, False)):
+def evaluated(folder, norms, right=(True, True, True, False), after=(False, False, False, False), **changes):
     """A run with one minimal-norm scenario, ``cw``."""
-    return write(folder, [minimal()], columns(right, ("cw", norms, after)))
+    return write(folder, [minimal(**changes)], columns(right, ("cw", norms, after)))
 
 
 def log(folder, scalars):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.curves import accuracy_norm, attack_strength, counted_norms, robustness
+from lightning_advdef.evaluation.curves import accuracy_norm, counted_norms, robustness
 from lightning_advdef.evaluation.run import read_runs
 from lightning_advdef.metrics import norm_summary
-from tests.evaluation.results import columns, evaluated, minimal, one, spending, write
+from tests.evaluation.results import accuracy, attack_of, columns, evaluated, minimal, one, write
 
 
 @pytest.fixture
@@ -72,22 +72,25 @@ def test_accuracy_falls_at_each_norm_and_wrong_images_are_lost_at_0(tmp_path):
     assert chart.notes == ("run: 75.00% of the images right without a perturbation, half of all lost at norm 0.200",)
 
 
-def test_attacks_are_curves_against_the_norm_that_they_spend(tmp_path):
-    names = ("fgm/eps0.5", "fgm/eps1", "generator_c50", "generator_c9")
-    norms = dict(zip(names, (0.5, 1.0, 0.25, 0.75), strict=True))
-    scenarios = [spending(name, 0.5, **({"eps": 1.0} if "fgm" in name else {})) for name in names]
-    attacks = [(name, [0.0, 2 * norm], (True, False)) for name, norm in norms.items()]
-    other = [minimal(), spending("sign", 0.2, eps=0.1, norm="linf")]
-    folder = write(tmp_path / "run", [*scenarios, *other], columns([True, True], *attacks))
-    assert points_of(attack_strength([one(folder)])) == {
-        "fgm": [(0.0, 1.0), (0.5, 0.5), (1.0, 0.5)],
-        "generator": [(0.0, 1.0), (0.25, 0.5), (0.75, 0.5)],
-    }
+@pytest.mark.parametrize("figure", [robustness, accuracy_norm])
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"attack": attack_of("CarliniWagnerL2", steps=9)}, r"attack\.init_args\.steps: None there, 9 now"),
+        ({"norm": "linf"}, "norm: l2 there, linf now"),
+        ({"robust_accuracy": accuracy(0.0) | {"images": 9}}, "images: 4 there, 9 now"),
+    ],
+)
+def test_only_equal_attacks_on_as_many_images_are_compared(tmp_path, figure, changes, difference):
+    folders = [evaluated(tmp_path / "a", [0.1] * 4), evaluated(tmp_path / "b", [0.1] * 4, **changes)]
+    with pytest.raises(ResultFolderError, match=difference):
+        figure(read_runs(folders))
 
 
-def test_attacks_on_two_networks_are_refused(sweep):
-    with pytest.raises(ValueError, match="attacks on one network, got 3 folders"):
-        attack_strength(sweep)
+def test_attacks_through_networks_of_their_own_are_compared(tmp_path):
+    networks = {name: [{"class_path": "Transfer", "init_args": {"checkpoint": name}}] for name in "ab"}
+    folders = [evaluated(tmp_path / name, [0.1] * 4, made_by=network) for name, network in networks.items()]
+    assert len(accuracy_norm(read_runs(folders)).curves) == 2
 
 
 @pytest.mark.parametrize(

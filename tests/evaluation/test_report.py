@@ -43,8 +43,8 @@ def test_figure_is_written_and_its_findings_printed(runs, tmp_path, capsys, argu
 
 
 def test_strength_of_attacks_is_written(tmp_path, monkeypatch):
-    rows = columns([True, True], ("fgm/eps1", [1.0, 1.0], (True, False)))
-    write(tmp_path / "run", [spending("fgm/eps1", 0.5, eps=1.0)], rows)
+    rows = columns([True, True], ("fgm_1", [1.0, 1.0], (True, False)))
+    write(tmp_path / "run", [spending("fgm_1", 0.5, eps=1.0)], rows)
     monkeypatch.chdir(tmp_path)
     run(["report", "run", "--figure=attack_strength"])
     assert (tmp_path / "attack_strength.png").exists()
