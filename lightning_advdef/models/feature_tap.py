@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -25,13 +28,16 @@ class FeatureTap:
         layer: A name of :func:`layer_names`, such as ``features.group0``; a module's name stands for its output.
 
     Raises:
-        ValueError: If the network has no such layer or cannot be traced.
+        ValueError: If the network has no such layer before its output or cannot be traced.
     """
 
     def __init__(self, network: nn.Module, layer: str) -> None:
         names = layer_names(network)
-        if layer not in _with_modules(names):
-            raise ValueError(f"{type(network).__name__} has no layer {layer!r}: choose one of {', '.join(names)}")
+        if layer not in _with_modules(names) - _with_modules(names[-1:]):
+            raise ValueError(
+                f"{type(network).__name__} has no layer {layer!r} before its output: choose one of "
+                f"{', '.join(names[:-1])}"
+            )
         self.network = network
         self.layer = layer
         self._output = names[-1]
@@ -56,7 +62,7 @@ class FeatureTap:
         return found["features"], found["logits"]
 
     def _extract(self, nodes: dict[str, str]) -> GraphModule:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), _same_modes(self.network):
             found: GraphModule = create_feature_extractor(
                 self.network, return_nodes=nodes, tracer_kwargs=_LEAVES, suppress_diff_warning=True
             )
@@ -71,10 +77,8 @@ class FeatureTap:
     def _with_mode(self, extractor: GraphModule) -> GraphModule:
         """In the mode of the network, as functional layers need it, while its layers keep the modes that they have."""
         if extractor.training != self.network.training:
-            modes = [(module, module.training) for module in self.network.modules()]
-            extractor.train(self.network.training)
-            for module, mode in modes:
-                module.training = mode
+            with _same_modes(self.network):
+                extractor.train(self.network.training)
         return extractor
 
 
@@ -86,13 +90,25 @@ def layer_names(network: nn.Module) -> list[str]:
     """
     try:
         names: list[str] = []
-        names, _ = get_graph_node_names(network, tracer_kwargs=_LEAVES, suppress_diff_warning=True)
+        with _same_modes(network):
+            names, _ = get_graph_node_names(network, tracer_kwargs=_LEAVES, suppress_diff_warning=True)
     except Exception as error:  # tracing runs the code of any network
         raise ValueError(
             f"{type(network).__name__} cannot be traced for its layers ({error}): take a network whose forward has no "
             "branches that depend on tensors"
         ) from error
     return names
+
+
+@contextmanager
+def _same_modes(network: nn.Module) -> Iterator[None]:
+    """Puts the mode of every module back, since a plain ``train()`` would thaw frozen BatchNorm layers."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _with_modules(names: list[str]) -> set[str]:

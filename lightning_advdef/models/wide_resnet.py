@@ -40,7 +40,7 @@ class WideResNet(Classifier):
 
     Args:
         spec: Shape, classes and pixel statistics of the data; images of at least 4x4.
-        depth: Number of convolutions along the longest path, 6n + 4; each of the three groups has n blocks.
+        depth: Number of convolutions with those of the shortcuts, 6n + 4; each of the three groups has n blocks.
         width: Factor on the 16, 32 and 64 channels of the groups.
         dropout: Chance of a value between the convolutions of a block to be zeroed in training.
         normalization: ``[mean, std]`` in place of the statistics of the data set.
