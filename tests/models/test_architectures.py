@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from lightning_advdef import models
-from lightning_advdef.models import MLP, NIN, VGG, Classifier, ConvNet, ConvPoolCNN, LeNet, ResNet
+from lightning_advdef.models import MLP, NIN, VGG, Classifier, ConvNet, ConvPoolCNN, LeNet, ResNet, WideResNet
 
 from .helpers import CIFAR, DIGITS, MNIST, count_parameters, images_of, second_order_gradients
 
@@ -22,6 +22,7 @@ NETWORKS = {
     "resnet18": lambda: ResNet(DIGITS, depth=18, width=2),
     "resnet50": lambda: ResNet(CIFAR._replace(height=8, width=8), depth=50, width=2),
     "vgg11": lambda: VGG(CIFAR, depth=11),
+    "wrn_10_1": lambda: WideResNet(DIGITS, depth=10, width=1),
 }
 
 
