@@ -4,10 +4,15 @@ import pytest
 
 from lightning_advdef.evaluation.chart import Curve, Point
 from lightning_advdef.evaluation.outside import compare, compare_all
+from lightning_advdef.metrics import Interval
 
 
 def curve(label, *points):
     return Curve(label, tuple(Point(x, y) for x, y in points))
+
+
+def noisy(label, half, *points):
+    return Curve(label, tuple(Point(x, y, "", Interval(x - half, x + half)) for x, y in points))
 
 
 INNER = curve("inner", (0.2, 0.9), (0.6, 0.7))
@@ -54,3 +59,23 @@ def test_curves_that_cross_are_said_to():
     (sentence,) = compare_all((crossing, INNER))
     assert sentence.startswith("neither of crossing and inner lies outside the other")
     assert sentence.endswith("-0.100 to +0.100")
+
+
+@pytest.mark.parametrize(
+    ("norm", "found"),
+    [
+        (0.46, "far lies outside near: "),
+        (0.44, "far is ahead of near, but within the noise: "),
+        (0.40, "neither of far and near lies outside the other: "),
+    ],
+)
+def test_an_outer_curve_is_ahead_by_more_than_the_noise_of_both(norm, found):
+    near = noisy("near", 0.03, (0.4, 0.8))
+    far = noisy("far", 0.04, (norm, 0.8))
+    (sentence,) = compare_all((far, near))
+    assert sentence.startswith(found)
+
+
+def test_noise_between_two_runs_lies_between_theirs():
+    wide = Curve("wide", (Point(0.5, 0.8, "", Interval(0.4, 0.6)), Point(0.9, 0.6)))
+    assert compare(wide, curve("one", (0.1, 0.7))).noise == pytest.approx((0.05,))
