@@ -14,7 +14,7 @@ from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.attacks.generator_attack import class_gradient
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import cross_entropy
-from lightning_advdef.attacks.lp_ball import lp_norm
+from lightning_advdef.checkpoints import load_weights
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.defenses.gan_adv_train.opponents import generate, meet
 from lightning_advdef.models import GeneratorFactory, NetworkFactory, PerturbationGenerator
@@ -40,7 +40,7 @@ class GANAdvTrainModule(DefenseModule):
         gradient_flow: ``detach`` lets the classifier's loss end at the adversarial images. ``through`` passes it on
             through the generator and the gradient that it saw, as the authors' code does; that costs second derivatives
             and invites the classifier to spoil that gradient instead of becoming robust.
-        freeze_classifier: Train the generator alone, against the classifier of ``weights``.
+        freeze_classifier: Train the generator alone and anew, against the classifier of ``weights``.
         kwargs: See :class:`DefenseModule`; ``optimizer`` and ``scheduler`` are made twice, once for each player.
 
     Raises:
@@ -80,14 +80,14 @@ class GANAdvTrainModule(DefenseModule):
         gradient = self._class_gradient(batch, rng)
         opposed = generate(self.generator, batch.images, batch.labels, gradient)
         clean, adversarial = self._cross_entropies(batch, meet(opposed, self.adversarial_weight))
-        sizes = lp_norm(opposed.for_generator - batch.images, "l2")
-        penalty = self.penalty * (opposed.for_generator - batch.images).square().flatten(1).sum(dim=1).mean()
-        weight = self.adversarial_weight
+        squares = (opposed.for_generator - batch.images).square().flatten(1).sum(dim=1)
+        penalty = self.penalty * squares.mean()
+        classifier_loss = (1 - self.adversarial_weight) * clean + self.adversarial_weight * adversarial
         return {
-            "loss": (1 - weight) * clean + weight * adversarial + penalty,
-            "classifier_loss": (1 - weight) * clean + weight * adversarial,
+            "loss": classifier_loss + penalty,
+            "classifier_loss": classifier_loss,
             "generator_loss": penalty - adversarial,
-            "perturbation_l2": sizes.mean(),
+            "perturbation_l2": squares.detach().sqrt().mean(),
         }
 
     def _cross_entropies(self, batch: Batch, adversarial: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,13 +144,16 @@ class GANAdvTrainModule(DefenseModule):
         return optimizers, [self.scheduler_factory(optimizer) for optimizer in optimizers]
 
     def setup(self, stage: str) -> None:
-        """See :meth:`DefenseModule.setup`.
+        """See :meth:`DefenseModule.setup`; a fit against a frozen classifier leaves out a generator in ``weights``.
 
         Raises:
             ValueError: If the generator would be trained against an untrained classifier.
         """
-        if stage == "fit" and self.freeze_classifier and self.weights is None:
-            raise ValueError("freeze_classifier needs a trained classifier: give its checkpoint as --model.weights")
+        if stage == "fit" and self.freeze_classifier:
+            if self.weights is None:
+                raise ValueError("freeze_classifier needs a trained classifier: give its checkpoint as --model.weights")
+            load_weights(nn.ModuleDict({"classifier": self.classifier}), self.weights, complete=True)
+            self._weights_loaded = True
         super().setup(stage)
 
     def train(self, mode: bool = True) -> Self:

@@ -144,6 +144,28 @@ def test_frozen_classifier_stays_as_it_was_while_the_generator_trains(tmp_path, 
             assert not torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("width", [4, 6])
+def test_generator_against_a_frozen_classifier_starts_anew(tmp_path, width):
+    run = module_of()
+    train(run, tmp_path).save_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    generator = functools.partial(GENERATOR, width=width)
+    settings = {"freeze_classifier": True, "weights": str(tmp_path / "run.ckpt")}
+    module = seeded_module(lambda: GANAdvTrainModule(NETWORK, generator, spec="digits", **settings), seed=5)
+    before = weights_of(module)
+    module.setup("fit")
+    for name, value in weights_of(module).items():
+        own = name.startswith("classifier.")
+        assert torch.equal(value, (run.state_dict() if own else before)[name]), name
+
+
+def test_test_of_a_frozen_classifier_loads_its_generator_as_well(tmp_path):
+    run = module_of()
+    train(run, tmp_path).save_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    module = module_of(freeze_classifier=True, weights=str(tmp_path / "run.ckpt"))
+    module.setup("test")
+    assert torch.equal(module.generator.conv2.bias, run.generator.conv2.bias)
+
+
 def test_frozen_classifier_stays_in_eval_mode():
     module = module_of(freeze_classifier=True, weights="x")
     module.train()
