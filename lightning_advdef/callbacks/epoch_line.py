@@ -15,6 +15,7 @@ from lightning_advdef.callbacks.robustness import robust_accuracies
 class EpochLine(Callback):
     """Prints each epoch's mean loss, accuracies on the validation split and seconds of training.
 
+    Of two players' losses it is the classifier's, ``train/classifier_loss``; otherwise ``train/loss``.
     Epochs count from 0, as in the names of checkpoints. The seconds, also logged as ``train/seconds_per_epoch``, are
     those of the training batches and their loading alone, without validation and checkpoints.
     """
@@ -32,21 +33,23 @@ class EpochLine(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Notes the loss, without waiting for it."""
-        if "train/loss" in trainer.callback_metrics:
-            self._losses.append(trainer.callback_metrics["train/loss"])
+        logged = trainer.callback_metrics
+        if "train/loss" in logged:
+            self._losses.append(logged.get("train/classifier_loss", logged["train/loss"]))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
         self._clock.stop(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the accuracies; starts the clock again."""
+        """Notes the accuracies; starts the clock again if batches are left, as others may save when none are."""
         if trainer.sanity_checking:
             return
         clean = trainer.callback_metrics.get("val/clean_accuracy")
         self._accuracies = {} if clean is None else {"clean": float(clean)}
         self._accuracies |= robust_accuracies(trainer)
-        self._clock.start(pl_module.device)
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._clock.start(pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the seconds and prints the line."""

@@ -9,7 +9,9 @@ from pytorch_lightning import Callback
 
 from lightning_advdef.attacks import FGSM, PGD
 from lightning_advdef.callbacks import EpochLine, RobustnessEvaluation
+from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Scenario
+from lightning_advdef.models import MLP
 from tests.callbacks.test_robustness import small_defense, small_digits, trainer_of
 from tests.test_cli import TRAINING, scalars
 
@@ -28,17 +30,21 @@ class Losses(Callback):
 
 
 class Slow(Callback):
-    """Waits in every batch of training and of validation."""
+    """Waits in every batch of training and of validation, and at the end of validation, as one that saves does."""
 
-    def __init__(self, training, validation):
+    def __init__(self, training, validation=0.0, saving=0.0):
         self.training = training
         self.validation = validation
+        self.saving = saving
 
     def on_train_batch_end(self, *_):
         time.sleep(self.training)
 
     def on_validation_batch_end(self, *_):
         time.sleep(self.validation)
+
+    def on_validation_end(self, *_):
+        time.sleep(self.saving)
 
 
 def test_the_line_has_the_mean_loss_and_the_accuracies(tmp_path, capsys):
@@ -66,6 +72,34 @@ def test_seconds_are_those_of_the_training_batches(tmp_path):
     trainer = trainer_of(tmp_path, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(small_defense(), datamodule=small_digits())
     assert 4 * 0.05 < trainer.callback_metrics["train/seconds_per_epoch"] < 2 * 0.5
+
+
+def test_seconds_are_without_checkpoints(tmp_path):
+    slow = Slow(training=0.0, saving=1.0)
+    trainer = trainer_of(tmp_path, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(small_defense(), datamodule=small_digits())
+    assert trainer.callback_metrics["train/seconds_per_epoch"] < 1.0
+
+
+def test_seconds_go_on_after_a_validation_in_the_middle(tmp_path):
+    slow = Slow(training=0.1)
+    trainer = trainer_of(tmp_path, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0, val_check_interval=0.5)
+    trainer.fit(small_defense(), datamodule=small_digits())
+    assert trainer.callback_metrics["train/seconds_per_epoch"] > 4 * 0.1
+
+
+class Two(StandardModule):
+    """Of two players, of which one is the classifier."""
+
+    def loss(self, batch, rng):
+        return super().loss(batch, rng) | {"classifier_loss": torch.tensor(7.0)}
+
+
+def test_of_two_players_the_loss_is_the_classifiers(tmp_path, capsys):
+    module = Two(MLP, spec="digits")
+    trainer_of(tmp_path, EpochLine(), max_epochs=1).fit(module, datamodule=small_digits())
+    (found,) = LINE.findall(capsys.readouterr().out)
+    assert found[1] == "7.000"
 
 
 @pytest.mark.parametrize("bar", ["true", "false"])
