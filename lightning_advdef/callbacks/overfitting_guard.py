@@ -11,7 +11,7 @@ from lightning_advdef.callbacks.robustness import PREFIX, robust_accuracies
 
 
 class OverfittingGuard(Callback):
-    """Watches for catastrophic overfitting, and keeps the last checkpoint before it.
+    """Watches for catastrophic overfitting, and keeps the last checkpoint before it, within ``fall / 4`` of the best.
 
     Source: Wong et al., 2020, https://arxiv.org/abs/2001.03994, section 5.4, which named it, and Andriushchenko and
     Flammarion, 2020, https://arxiv.org/abs/2007.02617: within an epoch or two, accuracy under a multi-step attack
@@ -45,6 +45,7 @@ class OverfittingGuard(Callback):
         self.fall = fall
         self.action = action
         self.best = {multi_step: 0.0, single_step: 0.0}
+        self.kept = 0.0
         self.collapsed = False
 
     def checkpoint(self, trainer: Trainer) -> Path:
@@ -78,19 +79,26 @@ class OverfittingGuard(Callback):
             trainer.should_stop = trainer.should_stop or self.action == "stop"
         elif not fallen[self.multi_step]:
             self.best = {name: max(best, found[name]) for name, best in self.best.items()}
+            self._keep(found[self.multi_step], trainer)
+
+    def _keep(self, accuracy: float, trainer: Trainer) -> None:
+        """A collapse may take two epochs, of which the first is no longer good."""
+        if accuracy >= self.best[self.multi_step] - self.fall / 4:
+            self.kept = accuracy
             trainer.save_checkpoint(self.checkpoint(trainer), weights_only=False)
 
     def _sentence(self, found: dict[str, float], trainer: Trainer) -> str:
         return (
             f"catastrophic overfitting in epoch {trainer.current_epoch}: {self.multi_step} accuracy fell from "
             f"{100 * self.best[self.multi_step]:.1f}% to {100 * found[self.multi_step]:.1f}% while {self.single_step} "
-            f"has {100 * found[self.single_step]:.1f}%; the last good weights are in {self.checkpoint(trainer)}"
+            f"has {100 * found[self.single_step]:.1f}%; the last good weights, of {100 * self.kept:.1f}%, are in "
+            f"{self.checkpoint(trainer)}"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training has to know."""
-        return {"best": self.best, "collapsed": self.collapsed}
+        return {"best": self.best, "kept": self.kept, "collapsed": self.collapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
-        self.best, self.collapsed = state_dict["best"], state_dict["collapsed"]
+        self.best, self.kept, self.collapsed = (state_dict[name] for name in ("best", "kept", "collapsed"))

@@ -48,7 +48,7 @@ def test_a_collapse_stops_the_training_and_is_explained(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("catastrophic overfitting in epoch 2: pgd10 accuracy fell from 40.0% to 10.0%") == 1
     assert "fgsm has 90.0%" in said
-    assert f"the last good weights are in {tmp_path / 'checkpoints' / 'last_good.ckpt'}" in said
+    assert f"the last good weights, of 40.0%, are in {tmp_path / 'checkpoints' / 'last_good.ckpt'}" in said
 
 
 @pytest.mark.parametrize("action", ["stop", "warn"])
@@ -78,6 +78,18 @@ def test_nothing_is_said_of(tmp_path, capsys, pgd, fgsm):
     assert len(module.heads) == 3
     assert not guard.collapsed
     assert "catastrophic" not in capsys.readouterr().out
+
+
+def test_an_epoch_halfway_down_is_not_kept(tmp_path, capsys):
+    module, _, _ = watch(tmp_path, [0.44, 0.45, 0.27, 0.1], [0.5, 0.5, 0.6, 0.9])
+    assert torch.equal(kept_head(tmp_path), module.heads[1])
+    assert "the last good weights, of 45.0%, are in" in capsys.readouterr().out
+
+
+def test_an_epoch_near_the_best_is_kept(tmp_path, capsys):
+    module, _, _ = watch(tmp_path, [0.45, 0.41, 0.1], [0.5, 0.6, 0.9])
+    assert torch.equal(kept_head(tmp_path), module.heads[1])
+    assert "of 41.0%, are in" in capsys.readouterr().out
 
 
 def test_after_a_fall_of_both_the_good_checkpoint_stays(tmp_path):
