@@ -29,12 +29,12 @@ EXPERIMENT = {
 }
 
 
-def fit(folder, *names):
+def fit(folder, *names, arguments=()):
     """Trains with some of the files."""
     (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     files = [folder / "experiment.yaml", *(FOLDER / f"{name}.yaml" for name in names)]
     advdef = Command(folder / "runs")
-    return advdef("fit", *(word for file in files for word in ("-c", file)))
+    return advdef("fit", *(word for file in files for word in ("-c", file)), *arguments)
 
 
 def test_every_file_is_among_those_that_are_run():
@@ -64,6 +64,12 @@ def test_the_best_epoch_can_be_tested_and_is_announced(tmp_path, capsys):
     Command(tmp_path / "runs")("test", "-c", folder / "config.yaml", "--model.weights", best, "--name=tested")
     (found,) = result_of(tmp_path / "runs" / "tested")[0]["scenarios"]
     assert found["name"] == "own"
+
+
+def test_a_training_that_is_attacked_every_other_epoch_is_not_stopped_before(tmp_path):
+    names = ("robust_validation", "early_stopping")
+    folder = fit(tmp_path, *names, arguments=["--evaluation.every_n_epochs=2"])
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] == 1
 
 
 @pytest.mark.parametrize(("name", "norm"), [("robust_validation", "linf"), ("robust_validation_l2", "l2")])
