@@ -23,6 +23,8 @@ TRIFLES = {
     "search_steps": 2,
     "samples": 2,
     "width": 8,
+    "depth": 10,
+    "max_iter": 3,
 }
 
 

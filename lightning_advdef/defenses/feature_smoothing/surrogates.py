@@ -170,7 +170,7 @@ def attackers() -> Mapping[str, SurrogateFactory]:
         "minus_feature_loss": partial(PenalizedFeatureLoss, weight=-(10**0.5)),
         "feature_target_eot4": partial(EOT, of=FeatureTarget, samples=4),
         "fixed_noise": FixedNoise,
-        "unrolled20_eot4": partial(EOT, of=partial(Unrolled, last=20), samples=4),
+        "unrolled10_eot4": partial(EOT, of=partial(Unrolled, last=10), samples=4),
         "coarsely_unrolled_eot4": partial(EOT, of=CoarselyUnrolled, samples=4),
         "unrolled": Unrolled,
     }
