@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,18 +46,16 @@ def file_hashes(description: Any) -> dict[str, str]:
     Files that do not exist are left out; whoever needs them will say so.
     """
     if isinstance(description, Mapping):
-        path = description.get("checkpoint")
-        own = (
-            _file_hash(path, Path(path).stat().st_mtime_ns) if isinstance(path, str) and Path(path).is_file() else None
-        )
-        found = {} if own is None else {str(path): own}
-        description = list(description.values())
-    else:
-        found = {}
-    if isinstance(description, Sequence) and not isinstance(description, str):
-        for item in description:
-            found |= file_hashes(item)
-    return found
+        return _own_hash(description.get("checkpoint")) | file_hashes(list(description.values()))
+    if isinstance(description, list):
+        return {path: digest for item in description for path, digest in file_hashes(item).items()}
+    return {}
+
+
+def _own_hash(path: Any) -> dict[str, str]:
+    if not isinstance(path, str) or not Path(path).is_file():
+        return {}
+    return {path: _file_hash(path, Path(path).stat().st_mtime_ns)}
 
 
 @cache

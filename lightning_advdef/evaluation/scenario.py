@@ -70,10 +70,11 @@ class Scenario:
 
     def describe(self, surrogate: Surrogate) -> dict[str, Any]:
         """Everything needed to run it again, as plain values, given the bound surrogate."""
+        attack = plain(self.attack)
         return {
             "name": self.name,
-            "attack": plain(self.attack),
-            "attack_files": file_hashes(plain(self.attack)),
+            "attack": attack,
+            "attack_files": file_hashes(attack),
             "parts": list(self.attack.parts()),
             **surrogate.describe(),
             "made_by": plain([self.surrogate]),

@@ -24,7 +24,6 @@ from lightning_advdef.types import Batch, Eps
 
 AttackMode = Literal["eval", "train"]
 _MADRY = PGD(eps=Eps("8/255"), steps=7, step_size=Eps("2/255"))
-_ADVERSARIAL_ONLY = CrossEntropy()
 _CARRIED = "carried_perturbation"
 
 
@@ -38,7 +37,7 @@ class AdversarialTrainingModule(DefenseModule):
     Args:
         network: Architecture, called with the data set's ``ImageSpec``.
         attack: Inner attack; None for the paper's on CIFAR-10, PGD in linf 8/255 with 7 steps of 2/255.
-        objective: What is minimised: ``CrossEntropy``, ``TRADES`` or ``MART``.
+        objective: What is minimised: ``CrossEntropy``, ``TRADES`` or ``MART``; None for the first.
         attack_mode: Mode of batch norm while the attack searches: ``eval`` for running statistics, ``train`` for those
             of the batch. Neither changes the running statistics.
         weight_perturbation: γ of adversarial weight perturbation (AWP); 0 for none.
@@ -57,7 +56,7 @@ class AdversarialTrainingModule(DefenseModule):
         self,
         network: NetworkFactory,
         attack: Attack | None = None,
-        objective: Objective = _ADVERSARIAL_ONLY,
+        objective: Objective | None = None,
         attack_mode: AttackMode = "eval",
         weight_perturbation: float = 0.0,
         weight_perturbation_from: int = 0,
@@ -74,7 +73,8 @@ class AdversarialTrainingModule(DefenseModule):
                 "adversarial training needs attack_mode eval or train and a finite weight_perturbation of at least 0, "
                 f"got {attack_mode!r} and {weight_perturbation}"
             )
-        self.attack, self.objective, self.attack_mode = attack, objective, attack_mode
+        self.attack, self.attack_mode = attack, attack_mode
+        self.objective = CrossEntropy() if objective is None else objective
         self.weight_perturbation = weight_perturbation
         self.weight_perturbation_from = weight_perturbation_from
         self.replays = replays

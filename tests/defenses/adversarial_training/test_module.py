@@ -147,3 +147,8 @@ def test_the_scheduler_may_count_minibatches(tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.fit(module, toy())
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.5**3
+
+
+def test_objective_is_the_cross_entropy_unless_given():
+    assert module_of(ATTACK).objective == CrossEntropy()
+    assert module_of(ATTACK, objective=None).objective == CrossEntropy()
