@@ -7,6 +7,7 @@ import pytest
 from lightning_advdef import attacks
 from tests.attacks.helpers import EXPORTED
 from tests.conftest import ROOT
+from tests.test_configs import CONFIGS, parsed, scenarios_of
 
 PAGE = (ROOT / "docs" / "attacks.md").read_text()
 ROWS = {name: line for line in PAGE.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)", line)}
@@ -33,3 +34,11 @@ def test_row_states_the_passes(name):
 def test_every_surrogate_has_a_row():
     surrogates = ["FullGradient", "Undefended", "BPDA", "EOT", "Transfer"]
     assert all(name in ROWS for name in surrogates)
+
+
+def test_scenarios_on_the_page_of_figures_are_read(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "figures.md").read_text(), re.DOTALL)
+    (tmp_path / "strength.yaml").write_text(block)
+    found = scenarios_of(parsed(CONFIGS / "standard" / "mnist.yaml", tmp_path / "strength.yaml"))
+    assert [entry["name"] for entry in found] == re.findall(r"name: (\w[\w.]*)", block)
+    assert found[-1]["attack"]["init_args"]["start"]["class_path"].endswith("GeneratorAttack")
