@@ -65,13 +65,10 @@ class Defense(Protocol):
     Attributes:
         stochastic: Whether it draws random numbers.
         fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.
-        last_steps: Steps that an iterative test-time part took in the last call, int64, a row for each vote of each
-            image in the order of the votes; None without such a part.
     """
 
     stochastic: bool
     fixed_shape: bool
-    last_steps: Tensor | None
 
     @property
     def undefended(self) -> nn.Module:

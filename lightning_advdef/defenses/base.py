@@ -34,6 +34,12 @@ class DefenseModule(LightningModule):
     A training-time method overrides ``loss``; a test-time method overrides ``purify``, and ``classify`` or ``deploy``
     where it needs more; not ``forward``, since attackers who replace the purifier call ``deploy``.
 
+    Attributes:
+        stochastic: Whether it draws random numbers at test time.
+        fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.
+        last_steps: Steps that an iterative test-time part took in its last call, int64, a row for each vote of each
+            image in the order of the votes; None without such a part.
+
     Args:
         network: Architecture, called with the data set's ``ImageSpec``.
         spec: Data set by name, or ``CxHxWxK``; the command line fills it from the data.

@@ -230,14 +230,12 @@ class Judge:
 
     def _steps(self, count: int) -> Rows:
         """Steps of an iterative test-time part on the last draw, and the share of votes that took all it may."""
-        defense: Any = as_defense(self.defense)
-        if defense.last_steps is None:
+        last: Tensor | None = getattr(self.defense, "last_steps", None)
+        if last is None:
             return {}
-        steps = defense.last_steps.view(-1, count).float()
-        return {
-            "defense_steps": steps.mean(dim=0),
-            "defense_capped": (steps >= defense.purifier.max_iter).float().mean(dim=0),
-        }
+        defense: Any = self.defense
+        steps, limit = last.view(-1, count).float(), defense.purifier.max_iter
+        return {"defense_steps": steps.mean(dim=0), "defense_capped": (steps >= limit).float().mean(dim=0)}
 
 
 def rounded_to_8_bits(images: Tensor, clean: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def make_result(rows: Rows, judge: Judge, device: str, world_size: int) -> dict[
         device: Where it ran.
         world_size: Number of processes.
     """
-    summary = summarise(rows, judge.scenarios, judge.describe())
+    summary = summarise(rows, judge.scenarios, judge.describe(), judge.settings.draws)
     stochastic = bool(rows["clean/stochastic"].any())
     return {
         "summary_of": "test",
@@ -38,12 +38,13 @@ def make_result(rows: Rows, judge: Judge, device: str, world_size: int) -> dict[
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "world_size": world_size,
-        "warnings": warnings_about(judge, stochastic, summary["scenarios"]),
+        "warnings": warnings_about(judge, stochastic, summary),
     }
 
 
-def warnings_about(judge: Judge, stochastic: bool, scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What makes a number doubtful, in a sentence each."""
+def warnings_about(judge: Judge, stochastic: bool, summary: Mapping[str, Any]) -> list[str]:
+    """What makes a number of a summary doubtful, in a sentence each."""
+    scenarios = summary["scenarios"]
     warnings = [
         f"{scenario['name']}: the gradient was zero in all pixels for {100 * scenario['zero_gradient_share']:.0f}% "
         "of the images, so that they survive says nothing; attack with loss: margin if the network is too sure, or "
@@ -55,6 +56,12 @@ def warnings_about(judge: Judge, stochastic: bool, scenarios: Sequence[Mapping[s
         f"{scenario['name']}: {part}, which sees scores alone, broke images that no gradient attack before it did; the "
         "gradients may mislead: attack with more restarts, BPDA, EOT or transferred images"
         for scenario, part in _queries_that_gain(judge, scenarios)
+    ]
+    warnings += [
+        f"{row.get('name', 'clean')}: {100 * row['defense_capped']:.0f}% of the runs of the test-time part took all "
+        "the steps they may, and were cut off: raise --model.max_iter"
+        for row in (summary, *scenarios)
+        if row.get("defense_capped")
     ]
     if stochastic and not getattr(judge.defense, "stochastic", False):
         warnings.append("predictions differ between two passes: graded on several draws; attack it with EOT")

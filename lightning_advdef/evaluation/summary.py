@@ -57,19 +57,28 @@ def validation_metrics(rows: Rows, scenarios: Sequence[Scenario]) -> dict[str, f
     return dict(zip(validation_metric_names(scenarios), values, strict=True))
 
 
-def summarise(rows: Rows, scenarios: Sequence[Scenario], described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(
+    rows: Rows, scenarios: Sequence[Scenario], described: Sequence[Mapping[str, Any]], draws: int = 1
+) -> dict[str, Any]:
     """The summary of an evaluation, as plain values.
 
     Args:
         rows: Columns of all images.
         scenarios: What was run.
         described: The scenarios as plain values, in the same order.
+        draws: Passes on which each image was graded if the defense is stochastic.
     """
+    graded = draws if bool(rows["clean/stochastic"].any()) else 1
     return {
         "clean_accuracy": accuracy(rows["clean/correct"]),
+        **_over_draws(rows["clean/correct"], graded),
         **_defense_steps(rows, "clean"),
         "scenarios": [
-            {**description, **_scenario_summary(rows, scenario)}
+            {
+                **description,
+                **_scenario_summary(rows, scenario),
+                **_over_draws(robust(rows, scenario.name), graded),
+            }
             for scenario, description in zip(scenarios, described, strict=True)
         ],
         "worst_case": _worst_cases(rows, scenarios),
@@ -116,6 +125,26 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
     if isinstance(scenario.attack, MinimalNormAttack):
         summary |= _minimal_norm_summary(rows, scenario, norm)
     return summary
+
+
+def _over_draws(shares: Tensor, draws: int) -> dict[str, Any]:
+    """What the mean over draws hides: accuracy of an image's worst draw, and the spread between single draws.
+
+    Args:
+        shares: Share of draws on which each image is right, shape ``(N,)``.
+        draws: Their number; below 2 there is nothing to say.
+
+    Returns:
+        ``every_draw``, the share of images that are right on all draws, and ``draw_deviation``, the standard deviation
+        of the accuracy of one draw, from the unbiased variances of the images, whose draws are independent.
+    """
+    if draws < 2:
+        return {}
+    variances = shares.double() * (1 - shares.double()) * draws / (draws - 1)
+    return {
+        "every_draw": accuracy((shares == 1).float()),
+        "draw_deviation": float(variances.sum().sqrt() / len(shares)),
+    }
 
 
 def _defense_steps(rows: Rows, name: str) -> dict[str, Any]:

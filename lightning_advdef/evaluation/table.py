@@ -35,6 +35,8 @@ def comparison_table(results: Mapping[str, Result], seconds: Mapping[str, float]
     runs = list(results.values())
     table.add_row("images", "", *(str(run["clean_accuracy"]["images"]) for run in runs))
     table.add_row("clean accuracy", "", *(percent(run["clean_accuracy"]) for run in runs))
+    if any("every_draw" in run for run in runs):
+        table.add_row("  right on every draw", "", *(_every_draw(run) for run in runs))
     if seconds:
         table.add_row("seconds per epoch", "", *(f"{seconds[name]:.2f}" if name in seconds else "" for name in results))
     for scenario in _names(runs):
@@ -79,10 +81,18 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
         row(name, lambda s: percent(s["robust_accuracy"]))
         row("  budget", lambda s: f"{s['norm']} {s['eps']:.4g}" if "eps" in s else "")
         row("  mean l2 norm", lambda s: _number(s["mean_l2"]) if "mean_l2" in s and "eps" not in s else "")
+    row("  right on every draw", _every_draw)
     for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
         row(f"  after {part}", partial(_part, part))
     row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
     row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
+
+
+def _every_draw(summary: Mapping[str, Any]) -> str:
+    """Worst draw of each image, and the standard deviation of a single draw's accuracy."""
+    if "every_draw" not in summary:
+        return ""
+    return f"{percent(summary['every_draw'])}, one draw +-{100 * summary['draw_deviation']:.2f}"
 
 
 def _mean_and_median(convention: str, scenario: Mapping[str, Any]) -> str:

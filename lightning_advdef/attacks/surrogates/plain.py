@@ -16,7 +16,6 @@ class PlainNetwork(nn.Module):
 
     stochastic = False
     fixed_shape = False
-    last_steps: Tensor | None = None
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
