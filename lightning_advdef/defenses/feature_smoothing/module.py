@@ -169,9 +169,12 @@ class FeatureSmoothingModule(DefenseModule):
         """
         data.prepare_data()
         data.setup("fit")
+        batches = data.val_dataloader()
+        if not len(batches):
+            raise ValueError("Active Defense is calibrated on a validation split: set --data.val_fraction above 0")
         self.val_feature_loss.reset()
         with attack_mode(self.classifier), torch.no_grad():
-            for batch in data.val_dataloader():
+            for batch in batches:
                 moved = Batch(*(tensor.to(self.device) for tensor in batch))
                 self._note(moved, self.tap.features(moved.images))
         self.on_validation_epoch_end()
