@@ -15,10 +15,13 @@ from lightning_advdef.types import Access, IterativePurifier
 
 
 class _Steps(torch.autograd.Function):
-    """Steps of a purifier; keeps one state per segment and repeats the segment for the backward pass."""
+    """Steps of a purifier; keeps one state per segment and repeats the segment for the backward pass.
+
+    Finished images leave the batch between segments, unless its shape is ``fixed``.
+    """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, purifier: IterativePurifier, steps: int, every: int) -> Tensor:
+    def forward(ctx: Any, images: Tensor, purifier: IterativePurifier, steps: int, every: int, fixed: bool) -> Tensor:
         ctx.purifier, ctx.segments = purifier, []
         kind = images.device.type
         ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), False)
@@ -31,16 +34,16 @@ class _Steps(torch.autograd.Function):
             for _ in range(length):
                 state, moving = purifier.step(state)
             images[rows] = state
-            rows = rows[moving]
+            rows = rows if fixed and moving.any() else rows[moving]
         return images
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         gradient = gradients[0].clone()
         with torch.autocast(*ctx.autocast):
             for rows, start, length in reversed(ctx.segments):
                 gradient[rows] = _pull_back(ctx.purifier, start, length, gradient[rows])
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
 def _pull_back(purifier: IterativePurifier, start: Tensor, length: int, gradient: Tensor) -> Tensor:
@@ -109,6 +112,6 @@ class Unrolled(Surrogate):
         state = purifier.init(images, rng)
         if self.last is not None:
             limits = (purifier.run(state).steps - self.last).clamp(min=0)
-            state, steps = replace_value(state, purifier.run(state, limits).images), self.last
-        found: Tensor = _Steps.apply(state, purifier, steps, self.checkpoint_every)
+            state, steps = replace_value(state, purifier.run(state, limits).images), min(self.last, steps)
+        found: Tensor = _Steps.apply(state, purifier, steps, self.checkpoint_every, self.defense.fixed_shape)
         return found
