@@ -30,15 +30,20 @@ class LossGradient(NamedTuple):
 def mean_loss(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Loss, rng: SampleRNG) -> tuple[Tensor, Tensor]:
     """Loss of each image, averaged over the surrogate's draws, and the logits averaged likewise.
 
-    The surrogate's auxiliary loss (adaptive attacks) is added.
+    The surrogate's auxiliary loss (adaptive attacks) is added; it may use what the pass before it has left.
     """
-    logits = surrogate(images, rng)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    draws, count = logits.shape[:2]
-    stacked = goal if draws == 1 else goal[torch.arange(count, device=logits.device).repeat(draws)]
-    losses = loss(logits.flatten(0, 1), stacked).view(draws, count).mean(dim=0)
-    auxiliary = surrogate.auxiliary(images, goal.labels, rng)
-    return (losses if auxiliary is None else losses + auxiliary), logits.mean(dim=0)
+    parts = []
+    for rows in surrogate.chunks(len(images), surrogate.draws):
+        logits = surrogate(images[rows], rng[rows])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        draws, count = logits.shape[:2]
+        own = goal[rows]
+        stacked = own if draws == 1 else own[torch.arange(count, device=logits.device).repeat(draws)]
+        losses = loss(logits.flatten(0, 1), stacked).view(draws, count).mean(dim=0)
+        auxiliary = surrogate.auxiliary(images[rows], own.labels, rng[rows])
+        parts.append((losses if auxiliary is None else losses + auxiliary, logits.mean(dim=0)))
+    every_loss, every_logits = zip(*parts, strict=True)
+    return torch.cat(every_loss), torch.cat(every_logits)
 
 
 def with_reference(surrogate: Surrogate, images: Tensor, goal: Goal, loss: LossName, rng: SampleRNG) -> Goal:

@@ -96,6 +96,28 @@ def test_auxiliary_loss_is_added(network, images, labels, rng):
     torch.testing.assert_close(added.gradient, plain.gradient + labels.view(-1, 1, 1, 1))
 
 
+class Remembering(Noisy):
+    """Has a further loss of what it was asked last."""
+
+    def logits(self, images, rng):
+        self.seen = images
+        return super().logits(images, rng)
+
+    def auxiliary(self, images, labels, rng):
+        assert torch.equal(self.seen, images)
+        return self.seen.flatten(1).sum(dim=1)
+
+
+@pytest.mark.parametrize("max_rows", [None, 48, 20, 1])
+def test_the_auxiliary_loss_of_a_part_follows_its_pass(network, images, labels, rng, max_rows):
+    surrogate, whole = Remembering(network), Noisy(network)
+    surrogate.max_rows = max_rows
+    found, logits = mean_loss(surrogate, images, Goal(labels), cross_entropy, rng)
+    expected = mean_loss(whole, images, Goal(labels), cross_entropy, rng)
+    torch.testing.assert_close(found, expected[0] + images.flatten(1).sum(dim=1))
+    torch.testing.assert_close(logits, expected[1])
+
+
 def test_mean_loss_is_the_loss_that_is_differentiated(network, images, labels, rng):
     surrogate = Noisy(network)
     found = loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
