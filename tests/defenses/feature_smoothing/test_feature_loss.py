@@ -29,6 +29,30 @@ def test_loss_knows_no_offset_and_scales():
 
 def test_gradient_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(feature_loss, FEATURES.clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(feature_loss, FEATURES.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (3, 4, 2, 5)])
+def test_gradients_are_those_that_autograd_finds(shape):
+    leaf = FEATURES.view(shape).clone().requires_grad_()
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    flat = leaf.flatten(1)
+    plain = (flat - flat.mean(dim=1, keepdim=True)).abs().mean(dim=1)
+    (expected,) = torch.autograd.grad(plain @ weights, leaf)
+    (found,) = torch.autograd.grad(feature_loss(leaf) @ weights, leaf)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_keep_dtype_and_memory_format(dtype):
+    leaf = FEATURES.to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(feature_loss(leaf).sum(), leaf)
+    assert gradient.dtype == dtype
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_no_images_have_no_loss():
+    assert feature_loss(FEATURES[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
