@@ -38,6 +38,8 @@ bench: $(READY) $(PEERS)
 	$(BIN)python -m benchmarks.bench_data
 	$(BIN)python -m benchmarks.bench_rng
 	$(BIN)python -m benchmarks.bench_deep_defense
+	$(BIN)python -m benchmarks.bench_adversarial_training --width 16 --batch 32
+	$(BIN)python -m benchmarks.bench_active_defense
 	$(BIN)python -m benchmarks.bench_attacks $(BENCH_ATTACKS)
 
 lint: $(READY)
