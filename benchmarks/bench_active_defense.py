@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.attacks.networks import load_images
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.checkpoints import load_weights
-from lightning_advdef.data import CIFAR10
 from lightning_advdef.defenses import FeatureSmoothingModule
 from lightning_advdef.defenses.feature_smoothing.feature_loss import feature_loss
 from lightning_advdef.models import WideResNet
@@ -118,9 +118,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[FeatureSmoothingModule, Ten
     else:
         load_weights(module, arguments.weights, complete=True)
         module.given_delta = arguments.delta
-        data = CIFAR10(root=arguments.root, batch_size=arguments.images)
-        data.setup("test")
-        images = next(iter(data.test_dataloader())).images
+        images = load_images("cifar10", arguments.images).images
     if arguments.step_size is not None:
         module.step_size = arguments.step_size
     module.max_iter = arguments.max_iter
@@ -156,8 +154,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--channels-last", action="store_true", help="the memory format of both sides' weights")
-    parser.add_argument("--weights", help="calibrated checkpoint, run on the first test images of CIFAR-10")
-    parser.add_argument("--root", default="data", help="folder of CIFAR-10, for --weights")
+    parser.add_argument("--weights", help="calibrated checkpoint, run on test images of CIFAR-10 ($ADVDEF_DATA)")
     parser.add_argument("--delta", type=float, help="in place of the one that calibration found, for --weights")
     parser.add_argument("--step-size", type=float, help="in place of the paper's 80, or of the one that is found")
     arguments = parser.parse_args()
