@@ -238,7 +238,7 @@ def test_every_attacker_stays_in_its_budget_and_moves_the_images(name, dtype):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_adaptive_scenario_has_a_row_for_each_with_steps(strict):
-    module = calibrated(max_iter=3)
+    module = calibrated(max_iter=2)
     attack = APGD(8 / 255, steps=1)
     judge = Judge(module, [Scenario("a", attack, "adaptive")], JudgeSettings(batch_size=12, draws=2, strict=strict))
     rows = judge(Batch(IMAGES, LABELS, torch.arange(12)))
