@@ -16,6 +16,7 @@ from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
 from lightning_advdef.attacks.surrogates.base import Surrogate, as_surrogate
+from lightning_advdef.models.modes import same_modes
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps, Norm
 
@@ -31,23 +32,16 @@ def within_budget(sizes: Tensor, eps: float) -> Tensor:
 
 @contextmanager
 def attack_mode(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode, frozen parameters and autograd, even inside Lightning's inference mode; all put back after.
-
-    The mode of every submodule is stored and restored one by one, because a plain ``train()`` would thaw frozen
-    BatchNorm layers.
-    """
-    modes = [(child, child.training) for module in modules for child in module.modules()]
+    """Evaluation mode, frozen parameters and autograd, even inside Lightning's inference mode; all put back after."""
     thawed = [each for module in modules for each in module.parameters() if each.requires_grad]
-    for child, _ in modes:
-        child.training = False
-    for parameter in thawed:
-        parameter.requires_grad_(False)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with same_modes(*modules), torch.inference_mode(False), torch.enable_grad():
+            for child in (child for module in modules for child in module.modules()):
+                child.training = False
+            for parameter in thawed:
+                parameter.requires_grad_(False)
             yield
     finally:
-        for child, training in modes:
-            child.training = training
         for parameter in thawed:
             parameter.requires_grad_(True)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from lightning_advdef.models.base import Normalize
+from lightning_advdef.models.modes import same_modes
 
 # traced through, its buffers would be copies that stay behind when the network moves to another device
 _LEAVES = {"leaf_modules": [Normalize]}
@@ -62,7 +60,7 @@ class FeatureTap:
         return found["features"], found["logits"]
 
     def _extract(self, nodes: dict[str, str]) -> GraphModule:
-        with torch.inference_mode(False), _same_modes(self.network):
+        with torch.inference_mode(False), same_modes(self.network):
             found: GraphModule = create_feature_extractor(
                 self.network, return_nodes=nodes, tracer_kwargs=_LEAVES, suppress_diff_warning=True
             )
@@ -77,7 +75,7 @@ class FeatureTap:
     def _with_mode(self, extractor: GraphModule) -> GraphModule:
         """In the mode of the network, as functional layers need it, while its layers keep the modes that they have."""
         if extractor.training != self.network.training:
-            with _same_modes(self.network):
+            with same_modes(self.network):
                 extractor.train(self.network.training)
         return extractor
 
@@ -90,7 +88,7 @@ def layer_names(network: nn.Module) -> list[str]:
     """
     try:
         names: list[str] = []
-        with _same_modes(network):
+        with same_modes(network):
             names, _ = get_graph_node_names(network, tracer_kwargs=_LEAVES, suppress_diff_warning=True)
     except Exception as error:  # tracing runs the code of any network
         raise ValueError(
@@ -98,17 +96,6 @@ def layer_names(network: nn.Module) -> list[str]:
             "branches that depend on tensors"
         ) from error
     return names
-
-
-@contextmanager
-def _same_modes(network: nn.Module) -> Iterator[None]:
-    """Puts the mode of every module back, since a plain ``train()`` would thaw frozen BatchNorm layers."""
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _with_modules(names: list[str]) -> set[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advdef.models.base import Classifier
+from lightning_advdef.models.modes import same_modes
 from lightning_advdef.types import ImageSpec
 
 
@@ -80,18 +81,13 @@ def _logits_of_one_image(module: nn.Module, spec: ImageSpec) -> Tensor:
     """What the network gives in eval mode for a fixed image; modes are put back."""
     parameter = next(module.parameters(), torch.zeros(()))
     image = torch.linspace(-1, 1, spec.channels * spec.height * spec.width, device=parameter.device)
-    modes = {layer: layer.training for layer in module.modules()}
-    module.eval()
     try:
-        with torch.no_grad():
-            output = module(image.view(1, *spec.shape))
+        with same_modes(module), torch.no_grad():
+            output = module.eval()(image.view(1, *spec.shape))
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise ValueError(
             f"{type(module).__name__} cannot take images of shape {spec.shape} ({spec.name}): {error}"
         ) from error
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
     return output if isinstance(output, Tensor) else torch.empty(0)
 
 
