@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import time
-from collections.abc import Callable
-from statistics import median
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks.attacks.networks import load_images
+from benchmarks.timing import Spent, print_ratio, timed
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.checkpoints import load_weights
 from lightning_advdef.defenses import FeatureSmoothingModule
@@ -98,17 +96,6 @@ def spread_steps(module: FeatureSmoothingModule, images: Tensor, steps: int) -> 
     )
 
 
-def seconds(run: Callable[[], Answer], device: torch.device) -> tuple[float, float, Answer]:
-    """Wall and CPU seconds, and the answer."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.process_time()
-    answer = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu, answer
-
-
 def prepared(arguments: argparse.Namespace) -> tuple[FeatureSmoothingModule, Tensor]:
     """Module and images on the device."""
     module = random_module(arguments.depth, arguments.width, arguments.votes)
@@ -127,7 +114,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[FeatureSmoothingModule, Ten
     return module.eval().to(arguments.device), images.to(arguments.device)
 
 
-def report(times: dict[str, list[tuple[float, float]]], found: dict[str, Answer]) -> None:
+def report(times: dict[str, list[Spent]], found: dict[str, Answer]) -> None:
     own, other = found["ours"], found["straightforward"]
     slowest = other.steps.view(-1, len(other.logits)).amax(dim=1).float().mean()
     print(f"steps: mean {own.steps.float().mean():.1f}, {own.steps.min()} to {own.steps.max()}", end="")
@@ -135,11 +122,7 @@ def report(times: dict[str, list[tuple[float, float]]], found: dict[str, Answer]
     equal = ((own.steps - other.steps).abs() <= 1).float().mean()
     same = (own.logits.argmax(dim=1) == other.logits.argmax(dim=1)).float().mean()
     print(f"equal steps +-1: {equal:.2%}, equal predictions: {same:.2%}")
-    for name, values in times.items():
-        print(f"{name:16s} wall {median(w for w, _ in values):.2f} s, CPU {median(c for _, c in values):.2f} s")
-    pairs = list(zip(times["straightforward"], times["ours"], strict=True))
-    wall, cpu = (median(plain[kind] / fast[kind] for plain, fast in pairs) for kind in (0, 1))
-    print(f"median ratio: wall {wall:.2f}, CPU {cpu:.2f}", flush=True)
+    print_ratio(times, slow="straightforward", fast="ours")
 
 
 def main() -> None:
@@ -154,7 +137,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--channels-last", action="store_true", help="the memory format of both sides' weights")
-    parser.add_argument("--weights", help="calibrated checkpoint, run on test images of CIFAR-10 ($ADVDEF_DATA)")
+    parser.add_argument(
+        "--weights", help="calibrated checkpoint, run on test images of CIFAR-10 ($ADVDEF_DATA, $ADVDEF_CIFAR)"
+    )
     parser.add_argument("--delta", type=float, help="in place of the one that calibration found, for --weights")
     parser.add_argument("--step-size", type=float, help="in place of the paper's 80, or of the one that is found")
     arguments = parser.parse_args()
@@ -167,7 +152,7 @@ def main() -> None:
     print(f"{arguments.device}, {arguments.threads} threads, torch {torch.__version__}")
     print(f"delta {module.delta:.5g}, step size {module.step_size:.5g}, at most {module.max_iter} steps")
     sides = {"ours": ours, "straightforward": straightforward}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    times: dict[str, list[Spent]] = {name: [] for name in sides}
     found: dict[str, Answer] = {}
     rng = SampleRNG.default(images)
     with attack_mode(module):
@@ -175,8 +160,8 @@ def main() -> None:
             side(module, images[:2], rng[:2])  # warms up
         for _ in range(arguments.rounds):
             for name, side in sides.items():
-                wall, cpu, found[name] = seconds(functools.partial(side, module, images, rng), images.device)
-                times[name].append((wall, cpu))
+                spent, found[name] = timed(functools.partial(side, module, images, rng), arguments.device)
+                times[name].append(spent)
     report(times, found)
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import kornia.augmentation as kornia_augmentation
 import torch
@@ -22,19 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.timing import Spent, timed
 from lightning_advdef.data import CIFAR10, DataModule
 from lightning_advdef.data.base import Split
 from lightning_advdef.data.sources import ImageSource, MemoryImages
 from lightning_advdef.rng import SampleRNG
 
 BATCH_SIZE = 128
-
-
-class Seconds(NamedTuple):
-    """Duration of one epoch."""
-
-    wall: float
-    cpu: float
 
 
 class InMemory(DataModule):
@@ -97,10 +89,8 @@ def torchvision_epoch(dataset: PerImage) -> Iterable[Tensor]:
         yield images
 
 
-def measure(epoch: Callable[[], Iterable[Tensor]], count: int) -> Seconds:
-    wall, cpu = time.perf_counter(), time.process_time()
-    seen = sum(len(images) for images in epoch())
-    spent = Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+def measure(epoch: Callable[[], Iterable[Tensor]], count: int) -> Spent:
+    spent, seen = timed(lambda: sum(len(images) for images in epoch()))
     assert seen == count
     return spent
 

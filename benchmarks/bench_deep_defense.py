@@ -6,15 +6,14 @@ Usage: ``python -m benchmarks.bench_deep_defense [--root data] [--rounds 7] [--t
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from statistics import median
+import functools
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.datasets import MNIST
 
+from benchmarks.timing import Spent, print_ratio, timed
 from lightning_advdef.defenses.deep_defense.regularizer import deep_defense_regularizer, regularized_view
 from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay
 from tests.defenses.deep_defense.naive_deepfool import naive_perturbation
@@ -59,27 +58,17 @@ def plain_step(network: nn.Module, images: Tensor, labels: Tensor, overshoot: fl
     (cross_entropy(logits, labels) + WEIGHT * regularizer).backward()
 
 
-def seconds(step: Callable[[], None]) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    step()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def compare(title: str, network: nn.Module, images: Tensor, labels: Tensor, overshoot: float, rounds: int) -> None:
     path = plan_paths(regularized_view(network), images, labels, overshoot=overshoot)
-    times: dict[str, list[tuple[float, float]]] = {"two passes": [], "plain": []}
+    times: dict[str, list[Spent]] = {"two passes": [], "plain": []}
     for number in range(rounds + 1):
         for name, step in (("two passes", two_pass_step), ("plain", plain_step)):
             network.zero_grad()
-            measured = seconds(lambda step=step: step(network, images, labels, overshoot))  # type: ignore[misc]
+            spent, _ = timed(functools.partial(step, network, images, labels, overshoot))
             if number:  # the first round warms up
-                times[name].append(measured)
+                times[name].append(spent)
     print(f"{title}: {path.steps_taken.float().mean():.2f} steps per image, {int((~path.correct).sum())} wrong images")
-    for name, values in times.items():
-        print(f"  {name:10s} wall {median(w for w, _ in values):.3f} s, CPU {median(c for _, c in values):.3f} s")
-    pairs = list(zip(times["plain"], times["two passes"], strict=True))
-    wall, cpu = (median(plain[i] / ours[i] for plain, ours in pairs) for i in (0, 1))
-    print(f"  median ratio: wall {wall:.2f}, CPU {cpu:.2f}", flush=True)
+    print_ratio(times, slow="plain", fast="two passes")
 
 
 def main() -> None:
