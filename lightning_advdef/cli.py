@@ -14,7 +14,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 
 # the exports of these packages are what a configuration may name by its short class name
-from lightning_advdef import attacks, callbacks, data, defenses, models  # noqa: F401
+from lightning_advdef import attacks, callbacks, data, defenses, models, purifiers  # noqa: F401
 from lightning_advdef.callbacks import EpochLine, RobustnessEvaluation
 from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule

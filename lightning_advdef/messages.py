@@ -52,13 +52,14 @@ def _reword(text: str, keys: list[str]) -> str:
 
 def class_names(key: str) -> list[str]:
     """Short names that a configuration may give for ``key``; none for other keys."""
-    from lightning_advdef import attacks, data, defenses, models
+    from lightning_advdef import attacks, data, defenses, models, purifiers
 
     kinds = {
         "model": (defenses, defenses.DefenseModule),
         "data": (data, data.DataModule),
         "network": (models, models.Classifier),
         "attack": (attacks, attacks.Attack),
+        "purifier": (purifiers, purifiers.Purifier),
         "surrogate": (attacks, attacks.Surrogate),
     }
     if key not in kinds:

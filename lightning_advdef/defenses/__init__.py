@@ -6,6 +6,7 @@ from lightning_advdef.defenses.deep_defense import DeepDefenseModule
 from lightning_advdef.defenses.feature_smoothing import FeatureSmoothingModule
 from lightning_advdef.defenses.gan_adv_train import GANAdvTrainModule
 from lightning_advdef.defenses.parseval import ParsevalModule
+from lightning_advdef.defenses.purification import PurificationModule
 from lightning_advdef.defenses.standard import StandardModule
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "FeatureSmoothingModule",
     "GANAdvTrainModule",
     "ParsevalModule",
+    "PurificationModule",
     "StandardModule",
 ]
