@@ -14,7 +14,7 @@ from lightning_advdef.rng import SampleRNG
 class BitDepth(Purifier):
     """Rounds pixels to ``2**bits`` evenly spaced levels.
 
-    Source: Xu et al., 2018, https://arxiv.org/abs/1704.01155, section II-A. The gradient is zero almost everywhere, so
+    Source: Xu et al., 2018, https://arxiv.org/abs/1704.01155, section III-A. The gradient is zero almost everywhere, so
     attackers take the purifier for the identity.
 
     Args:

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import median_filter
+
+from lightning_advdef.purifiers import Median
+from tests.purifiers.helpers import apply, random_images, structured_images
+
+MODES = {"zeros": {"mode": "constant", "cval": 0.0}, "mirror": {"mode": "reflect"}}
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4, 5, 9])
+@pytest.mark.parametrize("padding", MODES)
+@pytest.mark.parametrize("images", [random_images(), structured_images()], ids=["random", "structured"])
+def test_it_agrees_with_scipy(images, padding, kernel):
+    expected = median_filter(images.numpy(), size=(1, 1, kernel, kernel), **MODES[padding])
+    np.testing.assert_array_equal(apply(Median(kernel, padding), images), expected)
+
+
+def test_a_window_larger_than_the_image_is_mirrored_again():
+    images = random_images(2, 1, 3, 4)
+    expected = median_filter(images.numpy(), size=(1, 1, 9, 9), mode="reflect")
+    np.testing.assert_array_equal(apply(Median(9, "mirror"), images), expected)
+
+
+def test_a_single_bright_pixel_vanishes():
+    images = torch.zeros(1, 1, 7, 7)
+    images[0, 0, 3, 3] = 1
+    assert not apply(Median(3), images).any()
+
+
+def test_corners_are_black_beside_zeros():
+    assert apply(Median(3), torch.ones(1, 1, 5, 5))[0, 0, 0, 0] == 0
+    assert apply(Median(3, "mirror"), torch.ones(1, 1, 5, 5)).all()
+
+
+def test_a_window_of_one_pixel_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        Median(1)
