@@ -13,6 +13,7 @@ from lightning_advdef.attacks.fab import FAB, TargetedFAB
 from lightning_advdef.attacks.fgsm import FGM, FGSM, RandomStartFGSM
 from lightning_advdef.attacks.fmn import FMN
 from lightning_advdef.attacks.generator_attack import GeneratorAttack
+from lightning_advdef.attacks.low_frequency import LowFrequency
 from lightning_advdef.attacks.mim import MIM
 from lightning_advdef.attacks.noise import Noise
 from lightning_advdef.attacks.pgd import BIM, PGD
@@ -51,6 +52,7 @@ __all__ = [
     "FixedBudgetAttack",
     "FullGradient",
     "GeneratorAttack",
+    "LowFrequency",
     "MinimalNormAttack",
     "Noise",
     "RandomStartFGSM",

@@ -26,6 +26,7 @@ from lightning_advdef.attacks import (
     DeepFool,
     FullGradient,
     GeneratorAttack,
+    LowFrequency,
     Noise,
     RandomStartFGSM,
     Square,
@@ -84,6 +85,8 @@ SETTINGS = {
     Targeted: [Targeted(PGD(3 * eps, norm, steps=6)) for norm, eps in BUDGETS.items()]
     + [Targeted(MIM(0.2, steps=6), "runner_up"), Targeted(BIM(0.3, steps=6), "least_likely")],
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
+    LowFrequency: [LowFrequency(PGD(3 * eps, norm, steps=6), frequencies=0.5) for norm, eps in BUDGETS.items()]
+    + [LowFrequency(BIM(0.2, steps=4), 0.3), LowFrequency(Square(0.1, queries=30), 0.5)],
     Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
     Cascade: [
