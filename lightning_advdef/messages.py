@@ -1,9 +1,14 @@
-"""One readable sentence from the nested messages of the argument parser."""
+"""What is said on the terminal: one readable sentence from the nested messages of the argument parser."""
 
 from __future__ import annotations
 
 import inspect
 import re
+
+from rich.console import Console
+
+# one console for all progress bars, since only then can they stand below each other
+TERMINAL = Console(stderr=True)
 
 _KEY = re.compile(r'Parser key "([^"]+)":\s*')
 _UNKNOWN_CLASS = re.compile(

@@ -146,3 +146,14 @@ class SampleRNG:
         words = self.words((count + 31) // 32)
         shifts = torch.arange(32, device=words.device, dtype=torch.int32)
         return ((words.unsqueeze(2) >> shifts) & 1).bool().flatten(1)[:, :count].reshape(-1, *shape)
+
+    def chance(self, *shape: int, probability: float) -> Tensor:
+        """True with a probability in [0, 1], to the nearest 2**-16, bool, shape ``(N, *shape)``.
+
+        One hash word serves two numbers, or 32 if the probability is one half.
+        """
+        if probability == 0.5:
+            return self.bits(*shape)
+        count = math.prod(shape)
+        halves = self.words((count + 1) // 2).view(torch.int16)[:, :count].to(torch.int32)
+        return (halves < round(probability * 65536) - 32768).view(-1, *shape)

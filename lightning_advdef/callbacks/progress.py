@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from lightning_advdef.evaluation.rows import Rows, robust
+from lightning_advdef.messages import TERMINAL
 
 
 class _Bar(Progress):
@@ -42,7 +43,7 @@ class AttackProgress:
             TextColumn("images"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=console or TERMINAL,
             transient=True,
         )
         self.task = self.bar.add_task("attacking", total=images)

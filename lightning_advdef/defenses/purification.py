@@ -18,20 +18,19 @@ from lightning_advdef.rng import SampleRNG
 _DRAWS = 10
 
 
-class PurificationModule(DefenseModule):
-    """Any purifier before any classifier.
+class TrainingFreeModule(DefenseModule):
+    """Base of defenses that put a purifier before a trained classifier and train nothing themselves.
 
-    It needs the weights of an earlier training of the network, whatever defense they were trained with, and trains
-    nothing itself.
+    It needs the weights of an earlier training of the network, whatever defense they were trained with.
 
-    Args:
-        network: Architecture, called with the data set's ``ImageSpec``.
+    Attributes:
         purifier: What changes images before they are classified.
-        kwargs: See :class:`DefenseModule`.
     """
 
-    def __init__(self, network: NetworkFactory, purifier: Purifier, **kwargs: Any) -> None:
-        super().__init__(network, **kwargs)
+    purifier: Purifier
+
+    def put_before(self, purifier: Purifier) -> None:
+        """Takes a purifier into use."""
         self.purifier = purifier
         self.stochastic = purifier.stochastic
 
@@ -51,6 +50,20 @@ class PurificationModule(DefenseModule):
     def purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """What the purifier makes of images ``(N, C, H, W)``."""
         return self.purifier(images, rng)
+
+
+class PurificationModule(TrainingFreeModule):
+    """Any purifier before any classifier.
+
+    Args:
+        network: Architecture, called with the data set's ``ImageSpec``.
+        purifier: What changes images before they are classified.
+        kwargs: See :class:`DefenseModule`.
+    """
+
+    def __init__(self, network: NetworkFactory, purifier: Purifier, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        self.put_before(purifier)
 
     def adaptive_surrogates(self) -> Mapping[str, SurrogateFactory]:
         """BPDA with the purifier's own stand-in, and the full gradient where it means something.
