@@ -50,6 +50,19 @@ def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: i
         return torch.stack([deployed(images, rng.stream("grading", draw)).float() for draw in range(draws)])
 
 
+def rejections(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor | None:
+    """Which images the deployed defense refuses to classify, on the draws of :func:`deployed_logits`.
+
+    Returns:
+        Bool, shape ``(draws, N)``; None for a defense that always answers.
+    """
+    rejects = getattr(defense, "rejects", None)
+    if rejects is None:
+        return None
+    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
+        return torch.stack([rejects(images, rng.stream("grading", draw)) for draw in range(draws)])
+
+
 def is_stochastic(defense: nn.Module, images: Tensor, rng: SampleRNG) -> bool:
     """Whether the deployed defense answers differently when asked again.
 

@@ -15,7 +15,7 @@ from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
 from lightning_advdef.attacks.surrogates import as_defense
-from lightning_advdef.attacks.verdict import deployed_logits, is_stochastic
+from lightning_advdef.attacks.verdict import deployed_logits, is_stochastic, rejections
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner
@@ -222,6 +222,10 @@ class Judge:
             "correct": (predictions == labels).float().mean(dim=0),
             "margin": margin(logits[0], Goal(labels)),
         }
+        rejected = rejections(self.defense, images, rng, draws)
+        if rejected is not None:
+            columns["rejected"] = rejected.float().mean(dim=0)
+            columns["correct_or_rejected"] = ((predictions == labels) | rejected).float().mean(dim=0)
         columns |= self._steps(len(images))
         if self.settings.rounded:
             rounded = deployed_logits(self.defense, rounded_to_8_bits(images, clean), rng, draws).argmax(dim=2)

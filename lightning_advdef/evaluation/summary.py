@@ -73,6 +73,7 @@ def summarise(
         "clean_accuracy": accuracy(rows["clean/correct"]),
         **_over_draws(rows["clean/correct"], graded),
         **_defense_steps(rows, "clean"),
+        **_rejections(rows, "clean"),
         "scenarios": [
             {
                 **description,
@@ -115,7 +116,7 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
     }
-    summary |= _defense_steps(rows, name)
+    summary |= _defense_steps(rows, name) | _rejections(rows, name)
     if isinstance(scenario.attack, FixedBudgetAttack):
         summary["eps"] = float(scenario.attack.eps)
     if f"{name}/rounded_correct" in rows:
@@ -151,6 +152,19 @@ def _defense_steps(rows: Rows, name: str) -> dict[str, Any]:
     """Mean steps of an iterative test-time part and the share of runs that it cut off."""
     columns = ("defense_steps", "defense_capped")
     return {column: float(rows[f"{name}/{column}"].double().mean()) for column in columns if f"{name}/{column}" in rows}
+
+
+def _rejections(rows: Rows, name: str) -> dict[str, Any]:
+    """Share of images that a detector rejects, and of those that are right or rejected.
+
+    As for robust accuracy, an image that is wrong without an attack counts as broken, though rejected.
+    """
+    if f"{name}/rejected" not in rows:
+        return {}
+    return {
+        "rejected": accuracy(rows[f"{name}/rejected"]),
+        "right_or_rejected": accuracy(robust(rows, name, "correct_or_rejected")),
+    }
 
 
 def _part_summaries(rows: Rows, scenario: Scenario) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ def comparison_table(results: Mapping[str, Result], seconds: Mapping[str, float]
     table.add_row("clean accuracy", "", *(percent(run["clean_accuracy"]) for run in runs))
     if any("every_draw" in run for run in runs):
         table.add_row("  right on every draw", "", *(_every_draw(run) for run in runs))
+    if any("rejected" in run for run in runs):
+        table.add_row("  rejected", "", *(percent(run["rejected"]) if "rejected" in run else "" for run in runs))
     if seconds:
         table.add_row("seconds per epoch", "", *(f"{seconds[name]:.2f}" if name in seconds else "" for name in results))
     for scenario in _names(runs):
@@ -85,6 +87,8 @@ def _add_scenario(table: Table, name: str, found: Sequence[Mapping[str, Any] | N
     for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
         row(f"  after {part}", partial(_part, part))
     row("  rounded to 8 bits", lambda s: percent(s["rounded_accuracy"]) if "rounded_accuracy" in s else "")
+    row("  rejected", lambda s: percent(s["rejected"]) if "rejected" in s else "")
+    row("  right or rejected", lambda s: percent(s["right_or_rejected"]) if "rejected" in s else "")
     row("  passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
 
 

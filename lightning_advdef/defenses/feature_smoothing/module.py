@@ -15,6 +15,7 @@ from lightning_advdef.attacks import SurrogateFactory
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
+from lightning_advdef.defenses.calibration import validation_batches
 from lightning_advdef.defenses.feature_smoothing.active_defense import ActiveDefense
 from lightning_advdef.defenses.feature_smoothing.feature_loss import feature_loss
 from lightning_advdef.defenses.feature_smoothing.figures import feature_maps
@@ -167,15 +168,9 @@ class FeatureSmoothingModule(DefenseModule):
         Raises:
             ValueError: If there is no validation split.
         """
-        data.prepare_data()
-        data.setup("fit")
-        batches = data.val_dataloader()
-        if not len(batches):
-            raise ValueError("Active Defense is calibrated on a validation split: set --data.val_fraction above 0")
         self.val_feature_loss.reset()
         with attack_mode(self.classifier), torch.no_grad():
-            for batch in batches:
-                moved = Batch(*(tensor.to(self.device) for tensor in batch))
-                self._note(moved, self.tap.features(moved.images))
+            for batch in validation_batches(data, self.device):
+                self._note(batch, self.tap.features(batch.images))
         self.on_validation_epoch_end()
         return {"delta": float(self.calibrated_delta)}
