@@ -41,7 +41,14 @@ def calibrate(arguments: Sequence[str]) -> None:
         print(f"calibrated weights: {own.output}")
 
 
-COMMANDS = {"report": report, "calibrate": calibrate}
+def distill(arguments: Sequence[str]) -> None:
+    """``advdef distill -c CONFIG -o FILE``: a network that stands in for the purifier of a defense in BPDA."""
+    from lightning_advdef.distillation.command import main
+
+    main(arguments)
+
+
+COMMANDS = {"report": report, "calibrate": calibrate, "distill": distill}
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -59,6 +66,8 @@ def _quieten() -> None:
     """Drops Lightning's advertisements and warnings about its own internals; all else stays."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # calibrate and distill take some words of the command line for themselves
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
 

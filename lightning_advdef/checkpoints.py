@@ -162,13 +162,18 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
     return defense.eval()
 
 
-def save_defense(defense: Any, path: str | Path) -> None:
-    """Writes weights and settings of a defense to a ``.ckpt`` that :func:`load_defense` reads."""
+def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
+    """Writes tensors and plain values, first under another name, so that no reader sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.tmp")
-    torch.save({"state_dict": defense.state_dict(), "hyper_parameters": dict(defense.hparams)}, unfinished)
+    torch.save(dict(content), unfinished)
     unfinished.replace(path)
+
+
+def save_defense(defense: Any, path: str | Path) -> None:
+    """Writes weights and settings of a defense to a ``.ckpt`` that :func:`load_defense` reads."""
+    write_checkpoint({"state_dict": defense.state_dict(), "hyper_parameters": dict(defense.hparams)}, path)
 
 
 def _path_of(item: type) -> str:

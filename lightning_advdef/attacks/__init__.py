@@ -21,6 +21,7 @@ from lightning_advdef.attacks.square import Square
 from lightning_advdef.attacks.surrogates import (
     BPDA,
     EOT,
+    DistilledPurifier,
     FullGradient,
     Surrogate,
     SurrogateFactory,
@@ -49,6 +50,7 @@ __all__ = [
     "CarliniWagnerLinf",
     "Cascade",
     "DeepFool",
+    "DistilledPurifier",
     "FixedBudgetAttack",
     "FullGradient",
     "GeneratorAttack",

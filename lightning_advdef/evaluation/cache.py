@@ -57,7 +57,7 @@ class AdversarialCache:
                 networks = (*networks, surrogate.defense)  # which decides about the survivors
             classes = [type(item) for item in (scenario.attack, *scenario.attack.parts().values(), surrogate)]
             code = code_hash(*classes, *(type(child) for module in networks for child in module.modules()))
-            self._networks[surrogate] = code + "".join(map(_describe, networks))
+            self._networks[surrogate] = code + "".join(map(describe_network, networks))
         return self._networks[surrogate]
 
     def load(self, key: str, device: torch.device) -> tuple[Tensor, dict[str, Tensor]] | None:
@@ -79,7 +79,7 @@ class AdversarialCache:
         temporary.replace(self.folder / f"{key}.npz")
 
 
-def _describe(network: nn.Module) -> str:
+def describe_network(network: nn.Module) -> str:
     """Class, settings, layers and weights: the test-time part of a defense may have settings alone."""
     settings = plain(dict(getattr(network, "hparams", {})))
     return f"{type(network).__module__}.{type(network).__qualname__} {settings} {network} {weights_hash(network)}"

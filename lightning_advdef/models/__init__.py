@@ -10,6 +10,7 @@ from lightning_advdef.models.mlp import MLP
 from lightning_advdef.models.nin import NIN
 from lightning_advdef.models.perturbation_generator import GeneratorFactory, PerturbationGenerator
 from lightning_advdef.models.resnet import ResNet
+from lightning_advdef.models.stand_in import StandIn
 from lightning_advdef.models.torchvision_classifier import TorchvisionClassifier
 from lightning_advdef.models.vgg import VGG
 from lightning_advdef.models.wide_resnet import WideResNet
@@ -29,6 +30,7 @@ __all__ = [
     "PerturbationGenerator",
     "ResNet",
     "SharedDropoutMasks",
+    "StandIn",
     "TorchvisionClassifier",
     "WideResNet",
     "WrappedClassifier",

@@ -8,6 +8,7 @@ from lightning_advdef.attacks.surrogates.base import (
     as_surrogate,
 )
 from lightning_advdef.attacks.surrogates.bpda import BPDA
+from lightning_advdef.attacks.surrogates.distilled import DistilledPurifier
 from lightning_advdef.attacks.surrogates.eot import EOT
 from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.attacks.surrogates.transfer import Transfer
@@ -16,6 +17,7 @@ from lightning_advdef.attacks.surrogates.unrolled import Unrolled
 __all__ = [
     "BPDA",
     "EOT",
+    "DistilledPurifier",
     "FullGradient",
     "Surrogate",
     "SurrogateFactory",
