@@ -1,5 +1,6 @@
 """Every configuration file is run: fitted for a step, if there is something to train, and tested, on generated data."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from jsonargparse import Namespace
 
 from lightning_advdef import data, defenses
 from lightning_advdef.cli import AdvDefCLI
-from lightning_advdef.defenses import PurificationModule
+from lightning_advdef.defenses.purification import TrainingFreeModule
 from tests.conftest import ROOT, Command, result_of
 
 CONFIGS = ROOT / "configs"
@@ -26,7 +27,10 @@ TRIFLES = {
     "width": 8,
     "depth": 10,
     "max_iter": 3,
+    "iterations": 2,
 }
+# left out where a preset has them
+OF_PRESETS = ("rounds", "iterations")
 
 
 def name_of(path):
@@ -75,9 +79,14 @@ def spec_of(config):
     return settings.get("spec") or getattr(data, config.data.class_path.rpartition(".")[2])(**settings).spec
 
 
+def class_of(config):
+    """The defense."""
+    return getattr(defenses, config["model"]["class_path"].rpartition(".")[2])
+
+
 def is_trained(config):
     """Whether there is something to fit: a purifier needs the weights of other trainings alone."""
-    return not issubclass(getattr(defenses, config["model"]["class_path"].rpartition(".")[2]), PurificationModule)
+    return not issubclass(class_of(config), TrainingFreeModule)
 
 
 def test_there_are_experiments_and_suites():
@@ -99,7 +108,9 @@ def test_experiment_is_run(tmp_path, monkeypatch, experiment):
         {"name": "fgsm", "attack": {"class_path": "FGSM", "init_args": {"eps": 0.01}}}
     ]
     toy = {"toy_spec": spec_of(parsed(experiment, SUITES[0])), "count": 4, "batch_size": 4}
-    config["model"]["init_args"] = small(config["model"]["init_args"])
+    known = inspect.signature(class_of(config)).parameters
+    of_presets = {name: TRIFLES[name] for name in OF_PRESETS if name in known}
+    config["model"]["init_args"] = of_presets | small(config["model"]["init_args"])
     # trained networks are not needed to take a step, and nothing is downloaded
     if not config["model"]["init_args"].get("freeze_classifier"):
         config["model"]["init_args"]["weights"] = None
