@@ -17,8 +17,8 @@ from lightning_advdef.types import Access
 class EvadingDetection(Surrogate):
     """What the attack maximises, minus weight * max(score - threshold, 0).
 
-    Source: the adaptive attack of He et al., 2017, https://arxiv.org/abs/1706.04701, section 4.3, whose penalty on the
-    detector's score is added to another loss. Squeezers without a gradient are taken for the identity.
+    Source: the adaptive attack of He et al., 2017, https://arxiv.org/abs/1706.04701, whose penalty on the detector's
+    score is added to another loss. Squeezers without a gradient are taken for the identity or their stand-in.
 
     Args:
         defense: A :class:`FeatureSqueezingModule` with a threshold.
