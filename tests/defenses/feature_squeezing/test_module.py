@@ -155,16 +155,17 @@ def test_a_random_squeezer_is_graded_draw_by_draw():
 def test_the_command_calibrates_and_the_result_tells_rejections(advdef, tmp_path):
     from lightning_advdef.__main__ import run
 
+    save_defense(module_of(), tmp_path / "trained.ckpt")
     squeezers = [{"class_path": "BitDepth", "init_args": {"bits": 1}}]
     settings = [
-        *("--model", "FeatureSqueezingModule", "--model.network", "MLP", "--model.network.hidden", "[8]"),
+        *("--model", "FeatureSqueezingModule", "--model.network", "MLP", "--model.network.hidden", "[16]"),
         *("--model.squeezers", json.dumps(squeezers), "--data", "tests.toys.Toy", "--data.toy_spec", SPEC),
         *("--data.val_fraction", "0.5"),
     ]
-    run(["calibrate", *settings, "--runs", str(advdef.runs), "-o", str(tmp_path / "calibrated.ckpt")])
-    weights = f"--model.weights={tmp_path / 'calibrated.ckpt'}"
+    trained, calibrated = (f"--model.weights={tmp_path / name}.ckpt" for name in ("trained", "calibrated"))
+    run(["calibrate", *settings, trained, "--runs", str(advdef.runs), "-o", str(tmp_path / "calibrated.ckpt")])
     scenarios = json.dumps([scenario("pgd", "PGD", eps=0.1, steps=1)])
-    summary, rows = result_of(advdef("test", *settings, weights, "--evaluation.scenarios", scenarios))
+    summary, rows = result_of(advdef("test", *settings, calibrated, "--evaluation.scenarios", scenarios))
     assert summary["rejected"]["value"] == pytest.approx(rows["clean/rejected"].mean())
     shown = lines(summary)
     assert [line[0] for line in shown].count("rejected") == 2
