@@ -116,7 +116,7 @@ class Estimation:
         """What the networks see, shape of the noise."""
         if self.settings.source == "image":
             return self._stack(self.images) + noise
-        source = self._rng["source"].uniform(*self.images.shape[1:], high=_SOURCE_HIGH)
+        source = self._rng["source"].uniform(*self.images.shape[1:], high=_SOURCE_HIGH).to(self.images.dtype)
         return self._stack(source).expand_as(noise)
 
     def _kept(self) -> Tensor:

@@ -117,11 +117,14 @@ class RIDE(Purifier):
             if estimation.steps % self.iterations == 0 and estimation.steps < self.rounds * self.iterations:
                 estimation.move_images(estimation.estimate())
 
+    def result(self, estimation: Estimation, estimate: Tensor) -> Tensor:
+        """What is returned once the last estimate is known, in pixels."""
+        if self.returned == "image":
+            estimation.move_images(estimate)
+            estimate = estimation.images
+        return estimation.as_pixels(estimate)
+
     def _purify(self, images: Tensor, rng: SampleRNG, watch: Watch) -> Tensor:
         estimation = self.start(images.detach().clone(), rng)
         self.advance(estimation, self.rounds * self.iterations, watch)
-        last = estimation.estimate()
-        if self.returned == "image":
-            estimation.move_images(last)
-            last = estimation.images
-        return estimation.as_pixels(last).to(images.dtype)
+        return self.result(estimation, estimation.estimate()).to(images.dtype)

@@ -66,35 +66,41 @@ class UnrolledEstimation(Surrogate):
         return self.defense.deploy(images, rng.stream("defense"), self._purify).unsqueeze(0)
 
     def _purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            return self.purifier(images, rng)
         chunk = self.purifier.chunk
         parts = [slice(first, first + chunk) for first in range(0, len(images), chunk)]
         return torch.cat([self._of_chunk(images[part], rng[part]) for part in parts])
 
     def _of_chunk(self, images: Tensor, rng: SampleRNG) -> Tensor:
-        with torch.enable_grad():
-            estimation = self.purifier.start(images.detach().clone(), rng)
-            self.purifier.advance(estimation, self.purifier.rounds * self.purifier.iterations - self.last)
+        estimation = self.purifier.start(images.detach().clone(), rng)
+        self.purifier.advance(estimation, self.purifier.rounds * self.purifier.iterations - self.last)
         estimation.images = replace_value(estimation.from_pixels(images), estimation.images)
-        return estimation.as_pixels(estimation.expectation(_steps(estimation, self.last)))
+        return self.purifier.result(estimation, estimation.expectation(_steps(estimation, self.last)))
 
 
 def _steps(estimation: Estimation, count: int) -> list[Tensor]:
     """Parameters after further steps of Adam, with a graph back to the images of the estimation."""
     settings, (beta, gamma) = estimation.settings, (0.9, 0.999)
-    state = [estimation.optimizer.state[parameter] for parameter in estimation.parameters]
     parameters = [parameter.detach().requires_grad_() for parameter in estimation.parameters]
-    first = [moments["exp_avg"].clone() for moments in state]
-    second = [moments["exp_avg_sq"].clone() for moments in state]
+    first, second, largest = (_moments(estimation, name) for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
     for _ in range(count):
         losses = estimation.losses(parameters)
-        gradients = torch.autograd.grad(losses.sum(), parameters, create_graph=torch.is_grad_enabled())
+        gradients = torch.autograd.grad(losses.sum(), parameters, create_graph=True)
         estimation.steps += 1
         for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             gradient = gradient + settings.weight_decay * parameter
             first[place] = beta * first[place] + (1 - beta) * gradient
             second[place] = gamma * second[place] + (1 - gamma) * gradient.square()
+            largest[place] = torch.maximum(largest[place], second[place]) if settings.amsgrad else second[place]
             mean = first[place] / (1 - beta**estimation.steps)
             # the tiny number keeps the derivative of the root finite where a weight never had a gradient
-            size = (second[place] / (1 - gamma**estimation.steps) + 1e-30).sqrt()
+            size = (largest[place] / (1 - gamma**estimation.steps) + 1e-30).sqrt()
             parameters[place] = parameter - settings.lr * mean / (size + 1e-8)
     return parameters
+
+
+def _moments(estimation: Estimation, name: str) -> list[Tensor]:
+    """What Adam knows of each parameter by this name; zero before its first step."""
+    state = estimation.optimizer.state
+    return [state[parameter].get(name, torch.zeros_like(parameter)).clone() for parameter in estimation.parameters]
