@@ -17,6 +17,7 @@ DRAWS = {
     "integers": lambda rng: rng.integers(4, high=10),
     "signs": lambda rng: rng.signs(40),
     "bits": lambda rng: rng.bits(3, 20),
+    "chance": lambda rng: rng.chance(3, 7, probability=0.3),
 }
 
 
@@ -228,6 +229,38 @@ def test_signs_are_plus_and_minus_one():
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
 
 
+@pytest.mark.parametrize(
+    ("probability", "below"),
+    [(0.0, 0), (2**-16, 1), (0.1, 6554), (0.3, 19661), (0.9, 58982), (1 - 2**-16, 65535), (1.0, 65536)],
+)
+def test_a_chance_is_a_half_word_below_its_share_of_all_half_words(probability, below):
+    rng = SampleRNG.for_images(IMAGES)
+    words = rng.words(40).long() % 2**32
+    # the half that lies first in memory, shifted by 2**15 as a signed number is
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=2).flatten(1)
+    shifted = (halves + 2**15) % 2**16
+    assert torch.equal(rng.chance(3, 25, probability=probability).flatten(1), (shifted < below)[:, :75])
+
+
+def test_an_even_chance_is_a_bit():
+    rng = SampleRNG.for_images(IMAGES)
+    assert torch.equal(rng.chance(3, 25, probability=0.5), rng.bits(3, 25))
+
+
+def test_no_chance_never_happens_and_certainty_always():
+    rng = SampleRNG.for_images(IMAGES)
+    assert not rng.chance(1000, probability=0.0).any()
+    assert rng.chance(1000, probability=1.0).all()
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.1, 0.9, 0.001])
+def test_chances_come_true_as_often_as_they_should(many, probability):
+    numbers = many.chance(256, probability=probability)
+    # to the nearest of 2**16 steps, and five standard errors
+    error = 2**-17 + 5 * math.sqrt(probability * (1 - probability) / numbers.numel())
+    assert abs(numbers.double().mean() - probability) < error
+
+
 @pytest.mark.parametrize("high", [2, 10, 1000])
 def test_integers_are_uniform(high):
     numbers = SampleRNG.for_images(torch.arange(1000)).integers(200, high=high)
@@ -340,6 +373,7 @@ def test_shapes_and_dtypes_are_those_promised():
         (rng.signs(2, 3), torch.float32),
         (rng.integers(2, 3, high=4), torch.int64),
         (rng.bits(2, 3), torch.bool),
+        (rng.chance(2, 3, probability=0.1), torch.bool),
     ):
         assert numbers.shape == (64, 2, 3)
         assert numbers.dtype == dtype
