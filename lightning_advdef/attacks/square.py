@@ -125,12 +125,12 @@ class _Walk:
     def _answers(self, images: Tensor, query: int) -> tuple[Tensor, Tensor]:
         """Loss of the proposals and whether they are final.
 
-        An exact surrogate is deterministic: no fresh numbers are drawn for it, and proposals that change nothing, a
-        fifth of them on MNIST, where most pixels are at a bound, are not asked about.
+        All queries of a restart have the same random numbers, so that a proposal and what it would replace are compared
+        under the same draws, not with the luckiest ones so far. An exact surrogate needs none, and is not asked about
+        proposals that change nothing, a fifth of them on MNIST, where most pixels are at a bound.
         """
         surrogate, rng = self.surrogate, self.proposals.rng
         if not surrogate.exact:
-            rng = rng.stream("query", query + 1)
             loss, logits = mean_loss(surrogate, images, self.goal, self.loss_of, rng)
             return loss, surrogate.final(images, logits, self.goal, rng)
         asked = torch.ones_like(self.decided) if query < 0 else (images != self.found).flatten(1).any(dim=1)
