@@ -298,7 +298,9 @@ class RobustnessEvaluation(Callback):
     def _announce(self, batch: Batch) -> None:
         """Says once, before the first batch, what the evaluation costs at most."""
         if self._left and self._judge is not None:
-            sentence = estimate(self._judge.defense, list(self._judge.runners.values()), batch, self._left)
+            sentence = estimate(
+                self._judge.defense, list(self._judge.runners.values()), batch, self._left, self._judge.settings.draws
+            )
             if sentence:
                 print(sentence)
         self._left = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from lightning_advdef.attacks import FullGradient
+from lightning_advdef.attacks import FullGradient, Surrogate
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
@@ -20,18 +21,35 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
 _TRIAL_IMAGES = 32
+_SLOW = 1.0  # seconds for a gradient, where one image is enough to know
 _WORTH_SAYING = 60.0  # seconds
+
+
+class Times(NamedTuple):
+    """What a draw for an image costs.
+
+    Attributes:
+        forward: Seconds of a forward pass.
+        both: Seconds of a gradient.
+        classes: Number of classes.
+    """
+
+    forward: float
+    both: float
+    classes: int
 
 
 def cost_per_image(runners: Sequence[ScenarioRunner], classes: int) -> Cost:
     """Passes for an image that no attack fools; NaN if an attack does not say."""
     total = Cost(0, 0)
     for runner in runners:
-        total = total.plus(runner.scenario.attack.cost(classes).times(runner.surrogate.draws))
+        total = total.plus(_cost(runner, classes))
     return total
 
 
-def estimate(defense: nn.Module, runners: Sequence[ScenarioRunner], batch: Batch, images: int) -> str | None:
+def estimate(
+    defense: nn.Module, runners: Sequence[ScenarioRunner], batch: Batch, images: int, draws: int = 1
+) -> str | None:
     """A sentence about passes and time; None if it is under a minute or an attack does not know its cost.
 
     Args:
@@ -39,34 +57,55 @@ def estimate(defense: nn.Module, runners: Sequence[ScenarioRunner], batch: Batch
         runners: All scenarios.
         batch: Some images to time a pass on.
         images: How many images this process has to judge.
+        draws: Passes of the deployed defense in a verdict.
     """
-    forward, both, classes = _seconds_per_image(defense, Batch(*(tensor[:_TRIAL_IMAGES] for tensor in batch)))
-    cost = cost_per_image(runners, classes)
-    seconds = images * (cost.backward * both + max(0.0, cost.forward - cost.backward) * forward)
-    if math.isnan(seconds) or seconds < _WORTH_SAYING:
+    known: dict[str, Times] = {}
+    deployed = _times(FullGradient(defense), batch, known)
+    seconds = (1 + len(runners)) * draws * deployed.forward
+    for runner in runners:
+        times, cost = _times(runner.surrogate, batch, known), _cost(runner, deployed.classes)
+        seconds += cost.backward * times.both + max(0.0, cost.forward - cost.backward) * times.forward
+    if math.isnan(seconds) or images * seconds < _WORTH_SAYING:
         return None
+    cost = cost_per_image(runners, deployed.classes)
     return (
         f"about {cost.forward:,.0f} forward and {cost.backward:,.0f} backward passes for an image that nothing fools; "
-        f"{images:,} of them would take {_duration(seconds)} here, images that are fooled early take less"
+        f"{images:,} of them would take {_duration(images * seconds)} here, images that are fooled early take less"
     )
 
 
-def _seconds_per_image(defense: nn.Module, batch: Batch) -> tuple[float, float, int]:
-    """Time of a forward pass, of a gradient, and the number of classes."""
-    surrogate = FullGradient(defense)
-    times = {}
-    with attack_mode(defense):
+def _cost(runner: ScenarioRunner, classes: int) -> Cost:
+    return runner.scenario.attack.cost(classes).times(runner.surrogate.draws)
+
+
+def _times(surrogate: Surrogate, batch: Batch, known: dict[str, Times]) -> Times:
+    """Times of a surrogate, which equal ones share."""
+    key = f"{surrogate.describe()} {surrogate.search_dtype}"
+    if key not in known:
+        known[key] = _seconds_per_image(surrogate, batch)
+    return known[key]
+
+
+def _seconds_per_image(surrogate: Surrogate, batch: Batch) -> Times:
+    """Measured on one image, which warms up, and if that is quick on all."""
+    with attack_mode(*surrogate.modules):
         # tensors made in inference mode cannot be saved for backward: all of them are copied
         batch = Batch(*(tensor.clone() for tensor in batch))
-        goal, rng = Goal(batch.labels), SampleRNG.default(batch.images)
-        for _ in range(2):  # the first round warms up
-            start = _now(batch.images.device)
-            with torch.no_grad():
-                classes = surrogate(batch.images, rng).shape[2]
-            middle = _now(batch.images.device)
-            loss_and_gradient(surrogate, batch.images, goal, cross_entropy, rng)
-            times = {"forward": middle - start, "both": _now(batch.images.device) - middle}
-    return times["forward"] / len(batch.images), times["both"] / len(batch.images), classes
+        times = _timed(surrogate, Batch(*(tensor[:1] for tensor in batch)))
+        few = max(1, _TRIAL_IMAGES // surrogate.draws)
+        return times if times.both > _SLOW else _timed(surrogate, Batch(*(tensor[:few] for tensor in batch)))
+
+
+def _timed(surrogate: Surrogate, batch: Batch) -> Times:
+    goal, rng = Goal(batch.labels), SampleRNG.default(batch.images)
+    start = _now(batch.images.device)
+    with torch.no_grad():
+        classes = surrogate(batch.images, rng).shape[2]
+    middle = _now(batch.images.device)
+    loss_and_gradient(surrogate, batch.images, goal, cross_entropy, rng)
+    end = _now(batch.images.device)
+    passed = len(batch.images) * surrogate.draws
+    return Times((middle - start) / passed, (end - middle) / passed, classes)
 
 
 def _now(device: torch.device) -> float:

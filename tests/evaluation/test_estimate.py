@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from lightning_advdef.attacks import EOT, PGD, AutoAttack, Cascade, FullGradient, Noise, Square
+from lightning_advdef.attacks import EOT, PGD, AutoAttack, Cascade, FullGradient, Noise, Square, Undefended
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation import estimate as module
@@ -32,7 +32,7 @@ class Silent(PGD):
 @pytest.fixture
 def slow(monkeypatch):
     """A device that takes a second for a pass and three for a gradient."""
-    monkeypatch.setattr(module, "_seconds_per_image", lambda *_: (1.0, 3.0, 10))
+    monkeypatch.setattr(module, "_seconds_per_image", lambda *_: module.Times(1.0, 3.0, 10))
 
 
 def test_passes_of_all_scenarios_are_summed():
@@ -64,15 +64,40 @@ def test_an_attack_that_does_not_know_its_cost_leaves_the_estimate_out(slow):
 
 
 def test_the_sentence_names_passes_images_and_time(slow):
-    # 1000 images, each 10 gradients of 3 seconds and one forward pass of 1 second
+    # 1000 images, each 10 gradients of 3 seconds, one forward pass of 1 second, and two verdicts
     sentence = estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=10))), BATCH, 1000)
     assert "about 11 forward and 10 backward passes for an image that nothing fools; 1,000 of them" in sentence
-    assert "8 h 37 min" in sentence
+    assert "9 h 10 min" in sentence
+
+
+def test_verdicts_of_several_draws_are_counted(slow):
+    rows = runners(Scenario("a", Noise(0.1)), Scenario("b", Noise(0.2)))
+    seconds = 1000 * (3 * 10 + cost_per_image(rows, 10).forward)
+    assert module._duration(seconds) in estimate(NETWORK, rows, BATCH, 1000, draws=10)
+
+
+def test_each_surrogate_has_its_own_price(monkeypatch):
+    prices = {FullGradient: module.Times(1.0, 100.0, 10), Undefended: module.Times(0.0, 1.0, 10)}
+    monkeypatch.setattr(module, "_seconds_per_image", lambda surrogate, _: prices[type(surrogate)])
+    sentence = estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=10), Undefended)), BATCH, 1000)
+    assert module._duration(1000 * (10 * 1.0 + 2 * 1.0)) in sentence
+
+
+def test_a_slow_surrogate_is_timed_on_one_image(monkeypatch):
+    sizes = []
+
+    def timed(surrogate, batch):
+        sizes.append(len(batch.images))
+        return module.Times(1.0, 2.0, 10)
+
+    monkeypatch.setattr(module, "_timed", timed)
+    module._seconds_per_image(FullGradient(NETWORK), BATCH)
+    assert sizes == [1]
 
 
 def test_less_than_a_minute_is_not_worth_a_word(slow):
-    assert estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=1))), BATCH, 14) is None
-    assert "1 min" in estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=1))), BATCH, 15)
+    assert estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=1))), BATCH, 9) is None
+    assert "1 min" in estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=1))), BATCH, 10)
 
 
 def test_noise_costs_no_gradient(slow):
@@ -88,7 +113,7 @@ def test_a_pass_is_timed_and_nothing_is_left_behind(network):
 
     defense = Wrapped().train()
     with torch.inference_mode():
-        times = module._seconds_per_image(defense, Batch(*(tensor.clone() for tensor in BATCH)))
+        times = module._seconds_per_image(FullGradient(defense), Batch(*(tensor.clone() for tensor in BATCH)))
     assert min(times) > 0
     assert times[2] == (10 if network is NETWORK else 72)
     assert defense.training
