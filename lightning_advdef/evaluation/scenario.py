@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from lightning_advdef.attacks import Attack, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
+from lightning_advdef.attacks import EOT, Attack, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.data.specs import standard_eps
@@ -26,6 +27,7 @@ class Scenario:
         attack: The attack with its settings.
         surrogate: What the attack differentiates: ``FullGradient`` (white box) unless stated; ``adaptive`` for each
             surrogate that the defense itself names, see :func:`expand`.
+        samples: Draws of a stochastic defense over which every adaptive surrogate averages its loss in each step.
         eps: Budgets in place of the attack's own: a list gives a row each; ``standard`` takes what is usual for the
             data set (``data/specs.py``), and the attack's own eps where there is none.
         after: Name of an earlier scenario of a smaller budget: images that it broke count as broken here and are not
@@ -40,6 +42,7 @@ class Scenario:
     name: str
     attack: Attack
     surrogate: Literal["adaptive"] | SurrogateFactory = FullGradient
+    samples: int = 1
     eps: Literal["standard"] | list[Eps] | None = None
     after: str | None = None
 
@@ -49,6 +52,11 @@ class Scenario:
             raise ValueError(f"a scenario's name has letters, digits, '_', '-' and '.' only, got {self.name!r}")
         if self.name == "clean":
             raise ValueError("'clean' names the images without attack: give the scenario another name")
+        if self.samples < 1 or (self.samples > 1 and self.surrogate != "adaptive"):
+            raise ValueError(
+                f"{self.name}: samples must be at least 1 and belongs to surrogate: adaptive, got {self.samples}; "
+                "other surrogates are averaged by {class_path: EOT, init_args: {samples: 4, of: BPDA}}"
+            )
         if self.eps is not None and not isinstance(self.attack, FixedBudgetAttack):
             raise ValueError(
                 f"{self.name}: {type(self.attack).__name__} has no budget that eps could replace: leave it out"
@@ -124,9 +132,11 @@ def _surrogates(scenario: Scenario, defense: nn.Module) -> list[Scenario]:
         return [scenario]
     entries = as_defense(defense).adaptive_surrogates()
     if not entries:
-        return [replace(scenario, surrogate=FullGradient)]
+        return [replace(scenario, surrogate=FullGradient, samples=1)]
+    if scenario.samples > 1 and as_defense(defense).stochastic:
+        entries = {name: partial(EOT, of=entry, samples=scenario.samples) for name, entry in entries.items()}
     named = {f"{scenario.name}/{name}": entry for name, entry in entries.items()}
-    return [_row(scenario, name=name, surrogate=entry) for name, entry in named.items()]
+    return [_row(scenario, name=name, surrogate=entry, samples=1) for name, entry in named.items()]
 
 
 def _budgets(scenario: Scenario, defense: nn.Module) -> list[Scenario]:
