@@ -25,6 +25,9 @@ def calibrate(arguments: Sequence[str]) -> None:
     """``advdef calibrate -c CONFIG [-o FILE]``: values of a defense that depend on its data and weights.
 
     They are printed; with ``-o`` a checkpoint that holds them, where the defense keeps them, is written as well.
+
+    Raises:
+        ValueError: If there are no weights to write, or the file's name asks for a format without settings.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-o", "--output", type=Path)
@@ -32,8 +35,13 @@ def calibrate(arguments: Sequence[str]) -> None:
     from lightning_advdef.checkpoints import save_defense
     from lightning_advdef.cli import AdvDefCLI
 
+    if own.output is not None and own.output.suffix == ".safetensors":
+        raise ValueError(f"{own.output} would hold no settings: give a name that ends in .ckpt")
     cli = AdvDefCLI(args=others, run=False)
+    if own.output is not None and cli.model.weights is None:
+        raise ValueError("there are no trained weights to calibrate and write: give --model.weights FILE")
     cli.model.setup("calibrate")
+    cli.model.to(cli.trainer.strategy.root_device)
     for name, value in cli.model.calibrate(cli.datamodule).items():
         print(f"{name}: {value:.6g}")
     if own.output is not None:

@@ -93,10 +93,12 @@ class Purified(NamedTuple):
     Attributes:
         images: Shape ``(N, C, H, W)``; they may leave [0, 1].
         steps: Steps that each image took, int64, shape ``(N,)``.
+        capped: Which images were not finished when they had taken all the steps they may, bool, shape ``(N,)``.
     """
 
     images: Tensor
     steps: Tensor
+    capped: Tensor
 
 
 class IterativePurifier(Protocol):

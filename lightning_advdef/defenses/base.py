@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -39,6 +40,7 @@ class DefenseModule(LightningModule):
         fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.
         last_steps: Steps that an iterative test-time part took in its last call, int64, a row for each vote of each
             image in the order of the votes; None without such a part.
+        last_capped: Which of them were cut off by the most steps allowed, bool.
 
     Args:
         network: Architecture, called with the data set's ``ImageSpec``.
@@ -58,6 +60,7 @@ class DefenseModule(LightningModule):
     stochastic = False
     fixed_shape = False
     last_steps: Tensor | None = None
+    last_capped: Tensor | None = None
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class DefenseModule(LightningModule):
         draws = SampleRNG.cat([rng.stream("vote", vote) for vote in range(self.votes)])
         repeated = images.repeat(self.votes, 1, 1, 1)
         logits = self.classify(purify(repeated, draws)).view(self.votes, len(images), -1)
-        return logits.log_softmax(dim=-1).logsumexp(dim=0) - torch.tensor(self.votes).log()
+        return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(self.votes)
 
     def calibrate(self, data: DataModule) -> dict[str, float]:
         """Values of this defense that depend on data and weights, by the name they have in a YAML.
@@ -134,6 +137,10 @@ class DefenseModule(LightningModule):
             ValueError: If the defense has none.
         """
         raise ValueError(f"{type(self).__name__} has nothing to calibrate")
+
+    def in_use(self) -> dict[str, Any]:
+        """What the results state of the test-time part besides its settings, such as calibrated values."""
+        return {}
 
     def figures(self, clean: Tensor, adversarial: Tensor) -> Mapping[str, Figure]:
         """What TensorBoard shows of this defense at work on images ``(N, C, H, W)``, also under attack, by name."""

@@ -108,6 +108,11 @@ class Judge:
         """The scenarios as plain values."""
         return [runner.scenario.describe(runner.surrogate) for runner in self.runners.values()]
 
+    def in_use(self) -> dict[str, Any]:
+        """Values of the defense's test-time part that its settings do not tell, such as calibrated ones."""
+        stated: dict[str, Any] = getattr(self.defense, "in_use", dict)()
+        return stated
+
     def __call__(self, batch: Batch, known: Rows | None = None) -> Rows:
         """One row per image: columns ``index``, ``label``, ``clean/...`` and ``<scenario>/...``.
 
@@ -233,13 +238,13 @@ class Judge:
         return columns
 
     def _steps(self, count: int) -> Rows:
-        """Steps of an iterative test-time part on the last draw, and the share of votes that took all it may."""
-        last: Tensor | None = getattr(self.defense, "last_steps", None)
-        if last is None:
+        """Steps of an iterative test-time part on the last draw, and the share of its votes that were cut off."""
+        steps: Tensor | None = getattr(self.defense, "last_steps", None)
+        capped: Tensor | None = getattr(self.defense, "last_capped", None)
+        if steps is None or capped is None:
             return {}
-        defense: Any = self.defense
-        steps, limit = last.view(-1, count).float(), defense.purifier.max_iter
-        return {"defense_steps": steps.mean(dim=0), "defense_capped": (steps >= limit).float().mean(dim=0)}
+        shares = {"defense_steps": steps, "defense_capped": capped}
+        return {name: votes.view(-1, count).float().mean(dim=0) for name, votes in shares.items()}
 
 
 def rounded_to_8_bits(images: Tensor, clean: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ def make_result(rows: Rows, judge: Judge, device: str, world_size: int) -> dict[
         "summary_of": "test",
         **summary,
         "stochastic": stochastic,
+        "in_use": judge.in_use(),
         "flags": verdict_flags() | {"search": judge.settings.search},
         "versions": {name: version(name) for name in _VERSIONS},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

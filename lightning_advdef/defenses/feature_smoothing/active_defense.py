@@ -15,8 +15,9 @@ from lightning_advdef.types import Purified
 
 # a look at who is finished costs a wait for the device, which is worth a few wasted steps of those who are
 _STEPS_BETWEEN_LOOKS = {"cpu": 1, "cuda": 8}
-# images that are smoothed together: more do not fit the caches of a CPU, fewer do not fill a GPU
-_TOGETHER = {"cpu": 64, "cuda": 2048}
+# numbers in the images that are smoothed together, 3072 in one of CIFAR: more do not fit the caches of a CPU, fewer do
+# not fill a GPU
+_TOGETHER = {"cpu": 64 * 3072, "cuda": 2048 * 3072}
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,22 @@ class ActiveDefense:
         count, device = len(images), images.device
         images, steps = images.detach().clone(), torch.zeros(count, dtype=torch.int64, device=device)
         limits = torch.full_like(steps, self.max_iter) if limits is None else limits
-        together = min(count, _TOGETHER.get(device.type, 64))
+        capped = torch.zeros_like(steps, dtype=torch.bool)
+        together = count if self.fixed_shape else min(count, _images_together(images))
         rows, waiting = torch.arange(together, device=device), together
         while len(rows):
             for _ in range(_STEPS_BETWEEN_LOOKS.get(device.type, 1)):
-                moved, moving = self.step(images[rows])
-                moving &= steps[rows] < limits[rows]
+                moved, above = self.step(images[rows])
+                moving = above & (steps[rows] < limits[rows])
                 images[rows] = torch.where(per_image(moving), moved, images[rows])
                 steps[rows] += moving
+                capped[rows] = above & ~moving & (limits[rows] > 0)
             if moving.any() if self.fixed_shape else moving.all():
                 continue
             places = together - int(moving.sum())
             newcomers = torch.arange(waiting, min(waiting + places, count), device=device)
             rows, waiting = torch.cat([rows[moving], newcomers]), waiting + len(newcomers)
-        return Purified(images, steps)
+        return Purified(images, steps, capped)
 
     def __call__(self, images: Tensor, rng: SampleRNG) -> Purified:
         """Noise and the loop."""
@@ -101,3 +104,8 @@ class ActiveDefense:
 
     def _clip(self, images: Tensor) -> Tensor:
         return images.clamp(0, 1) if self.clip else images
+
+
+def _images_together(images: Tensor) -> int:
+    pixels = _TOGETHER.get(images.device.type, _TOGETHER["cpu"])
+    return max(1, pixels // max(1, images[:1].numel()))

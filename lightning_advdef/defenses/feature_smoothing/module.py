@@ -83,6 +83,8 @@ class FeatureSmoothingModule(DefenseModule):
                 "weight, train_delta, noise, step_size, delta and max_iter must not be negative, got "
                 f"{weight}, {train_delta}, {noise}, {step_size}, {delta}, {max_iter}"
             )
+        if noise_seed is not None and self.votes > 1:
+            raise ValueError(f"with noise_seed all votes are the same run: leave out votes, got {self.votes}")
         self.tap = FeatureTap(self.classifier, tap)
         self.weight, self.train_delta, self.hinge = weight, train_delta, hinge
         self.noise, self.step_size, self.max_iter = noise, step_size, max_iter
@@ -109,6 +111,10 @@ class FeatureSmoothingModule(DefenseModule):
             )
         return found
 
+    def in_use(self) -> dict[str, Any]:
+        """Delta and where it is from."""
+        return {"delta": self.delta, "delta_from": "calibration" if self.given_delta is None else "configuration"}
+
     @property
     def purifier(self) -> ActiveDefense:
         """Active Defense as it is set."""
@@ -119,7 +125,7 @@ class FeatureSmoothingModule(DefenseModule):
         """Smoothed images (Algorithm 1); the layers after the tap do not run."""
         with attack_mode(self.classifier):
             purified = self.purifier(images, rng)
-        self.last_steps = purified.steps
+        self.last_steps, self.last_capped = purified.steps, purified.capped
         return purified.images
 
     def adaptive_surrogates(self) -> Mapping[str, SurrogateFactory]:
@@ -173,4 +179,5 @@ class FeatureSmoothingModule(DefenseModule):
             for batch in validation_batches(data, self.device):
                 self._note(batch, self.tap.features(batch.images))
         self.on_validation_epoch_end()
-        return {"delta": float(self.calibrated_delta)}
+        found = {"delta": float(self.calibrated_delta)}
+        return found if self.given_delta is None else found | {"delta in the settings, which wins": self.given_delta}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_advdef.attacks import BPDA, EOT, Surrogate, SurrogateFactory, Undefended, Unrolled
+from lightning_advdef.attacks import BPDA, Surrogate, SurrogateFactory, Undefended, Unrolled
 from lightning_advdef.defenses.feature_smoothing.feature_loss import feature_loss
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Access
@@ -47,7 +47,9 @@ class PenalizedFeatureLoss(Surrogate):
 
 
 class FixedNoise(BPDA):
-    """BPDA against Active Defense with the same noise in every step, as if the attacker knew what will be drawn.
+    """BPDA against Active Defense with the same noise in every step, so that steps are compared under one draw.
+
+    Each draw of an EOT has a noise of its own. A defense whose noise has a seed is attacked with that, as by BPDA.
 
     Args:
         defense: A :class:`FeatureSmoothingModule`.
@@ -66,9 +68,9 @@ class FixedNoise(BPDA):
 
     def deployed(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Smoothed images."""
-        defense: Any = self.defense
-        purified: Tensor = replace(defense.purifier, noise_seed=self.seed)(images, rng).images
-        return purified
+        draws = int((rng.rows == rng.rows[0]).sum())
+        draw = torch.arange(draws, device=images.device).repeat_interleave(len(images) // draws)
+        return super().deployed(images, SampleRNG.for_images(draw, self.seed))
 
 
 class CoarselyUnrolled(Unrolled):
@@ -88,7 +90,7 @@ class CoarselyUnrolled(Unrolled):
     def purifier(self) -> Any:
         """The coarse loop."""
         own: Any = super().purifier
-        return replace(own, step_size=own.step_size * self.factor, max_iter=self.steps)
+        return replace(own, step_size=own.step_size * self.factor, max_iter=min(self.steps, own.max_iter))
 
     def settings(self) -> dict[str, Any]:
         """Steps and factor."""
@@ -132,6 +134,7 @@ class FeatureTarget(BPDA):
         votes = len(self._purified) // len(images)
         targets = self._of_other_classes(labels).repeat(votes, 1)
         features = self._features(self._purified).flatten(1)
+        self._purified = None  # it holds the graph of a step
         distance = (features - targets).square().sum(dim=1) / targets.square().sum(dim=1)
         return -self.weight * distance.view(votes, -1).mean(dim=0)
 
@@ -158,8 +161,9 @@ class FeatureTarget(BPDA):
         """Features of the smoothed images of calibration, without noise, shape ``(A, ...)`` flattened; NaN for none."""
         defense: Any = self.defense
         anchors: Tensor = defense.calibrated_anchors
-        smoothed = replace(defense.purifier, noise=0.0)(anchors, SampleRNG.default(anchors)).images
-        with torch.no_grad():
+        # kept for all calls, so they must not depend on what the first one computes in
+        with torch.no_grad(), torch.autocast(anchors.device.type, enabled=False):
+            smoothed = replace(defense.purifier, noise=0.0)(anchors, SampleRNG.default(anchors)).images
             return self._features(smoothed).flatten(1)
 
 
@@ -168,9 +172,9 @@ def attackers() -> Mapping[str, SurrogateFactory]:
     return {
         "feature_loss": partial(PenalizedFeatureLoss, weight=10**0.5),
         "minus_feature_loss": partial(PenalizedFeatureLoss, weight=-(10**0.5)),
-        "feature_target_eot4": partial(EOT, of=FeatureTarget, samples=4),
+        "feature_target": FeatureTarget,
         "fixed_noise": FixedNoise,
-        "unrolled10_eot4": partial(EOT, of=partial(Unrolled, last=10), samples=4),
-        "coarsely_unrolled_eot4": partial(EOT, of=CoarselyUnrolled, samples=4),
+        "unrolled10": partial(Unrolled, last=10),
+        "coarsely_unrolled": CoarselyUnrolled,
         "unrolled": Unrolled,
     }

@@ -175,7 +175,7 @@ class Halving:
             moving &= steps < (self.max_iter if limits is None else limits)
             images[moving] = moved[moving]
             steps += moving
-        return Purified(images, steps)
+        return Purified(images, steps, moving)
 
 
 def plain_images():

@@ -136,6 +136,21 @@ def test_seeded_noise_is_the_same_for_all_images_and_streams():
     assert not torch.equal(noise_of(module_of(noise_seed=4), zeros), noise)
 
 
+def test_all_votes_with_one_noise_are_refused():
+    with pytest.raises(ValueError, match="all votes are the same run"):
+        module_of(noise_seed=3, votes=2)
+
+
+def test_an_image_is_cut_off_when_it_is_not_smooth_after_its_last_step():
+    free = purified(module_of(max_iter=500), IMAGES, RNG)
+    assert not free.capped.any()
+    most = int(free.steps.max())
+    assert not purified(module_of(max_iter=most), IMAGES, RNG).capped.any()
+    cut = purified(module_of(max_iter=most - 1), IMAGES, RNG)
+    assert torch.equal(cut.capped, free.steps == most)
+    assert not purified(module_of(max_iter=0), IMAGES, RNG).capped.any()
+
+
 def test_without_steps_noise_is_left():
     found = purified(module_of(max_iter=0), IMAGES, RNG)
     assert torch.equal(found.images, module_of().purifier.init(IMAGES, RNG))

@@ -95,8 +95,17 @@ def test_fixed_noise_has_the_same_gradient_in_every_stream(votes):
 def test_fixed_noise_knows_a_defense_whose_noise_is_fixed():
     module = module_of(noise_seed=5)
     with torch.no_grad():
-        assert torch.equal(FixedNoise(module_of(), seed=5)(IMAGES, RNG)[0], module(IMAGES, RNG))
-    assert torch.equal(gradient(FixedNoise(module_of(), seed=5)), gradient(BPDA(module)))
+        assert torch.equal(FixedNoise(module)(IMAGES, RNG)[0], module(IMAGES, RNG))
+    assert torch.equal(gradient(FixedNoise(module)), gradient(BPDA(module)))
+
+
+def test_fixed_noise_differs_between_the_draws_of_a_step():
+    surrogate = EOT(module_of(), of=FixedNoise, samples=2)
+    with torch.no_grad():
+        one, other = surrogate(IMAGES, RNG)
+        again = surrogate(IMAGES, RNG.stream("step", 7))
+    assert not torch.allclose(one, other)
+    assert torch.equal(again, torch.stack([one, other]))
 
 
 # a coarse loop
