@@ -9,13 +9,11 @@ from typing import Any
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from lightning_advdef.attacks import BPDA, EOT, FullGradient, SurrogateFactory
+from lightning_advdef.attacks import BPDA, FullGradient, SurrogateFactory
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.purifiers import Purifier
 from lightning_advdef.rng import SampleRNG
-
-_DRAWS = 10
 
 
 class TrainingFreeModule(DefenseModule):
@@ -68,8 +66,7 @@ class PurificationModule(TrainingFreeModule):
     def adaptive_surrogates(self) -> Mapping[str, SurrogateFactory]:
         """BPDA with the purifier's own stand-in, and the full gradient where it means something.
 
-        With draws averaged if the purifier is stochastic. BPDA with the identity fits any defense, and is named here
-        only where there is nothing else.
+        BPDA with the identity fits any defense, and is named here only where there is nothing else.
         """
         found: dict[str, SurrogateFactory] = {}
         stand_in = self.purifier.stand_in()
@@ -79,6 +76,4 @@ class PurificationModule(TrainingFreeModule):
             found["full_gradient"] = FullGradient
         if not found:
             found["bpda"] = BPDA
-        if not self.stochastic:
-            return found
-        return {f"{name}_eot{_DRAWS}": partial(EOT, of=of, samples=_DRAWS) for name, of in found.items()}
+        return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from lightning_advdef.attacks import BPDA, EOT, FullGradient
+from lightning_advdef.attacks import BPDA, FullGradient
 from lightning_advdef.checkpoints import load_defense, save_defense
 from lightning_advdef.defenses import PurificationModule, StandardModule
 from lightning_advdef.models import MLP
@@ -91,10 +91,3 @@ def test_attackers_of_a_purifier_without_both_take_it_for_the_identity(images):
     surrogates = module.adaptive_surrogates()
     assert list(surrogates) == ["bpda"]
     assert gradient_of(surrogates["bpda"](module), images).abs().sum() > 0
-
-
-def test_attackers_of_a_stochastic_purifier_average_draws():
-    module = module_of(Darker(0.1))
-    found = {name: make(module) for name, make in module.adaptive_surrogates().items()}
-    assert list(found) == ["stand_in_eot10", "full_gradient_eot10"]
-    assert all(isinstance(surrogate, EOT) and surrogate.draws == 10 for surrogate in found.values())

@@ -81,6 +81,11 @@ class FeatureSqueezingModule(DefenseModule):
             )
         return found
 
+    def in_use(self) -> dict[str, Any]:
+        """The threshold and where it is from."""
+        source = "calibration" if self.given_threshold is None else "configuration"
+        return {"threshold": self.threshold, "threshold_from": source}
+
     def versions(self, images: Tensor, rng: SampleRNG, squeeze: Squeeze = _squeeze) -> Tensor:
         """Logits of images and of their squeezed versions.
 

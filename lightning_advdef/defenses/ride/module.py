@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_advdef.attacks import EOT, SurrogateFactory
+from lightning_advdef.attacks import SurrogateFactory
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.defenses.purification import TrainingFreeModule
 from lightning_advdef.defenses.ride.figures import before_and_after, course, course_figure
@@ -107,8 +106,7 @@ class RIDEModule(TrainingFreeModule):
         """Attackers who know RIDE: see the README of this folder."""
         return {
             "fast_bpda": FastBPDA,
-            "fast_bpda_eot4": partial(EOT, of=FastBPDA, samples=4),
-            "unrolled20": UnrolledEstimation,
+            "fast_unrolled": UnrolledEstimation,
         }
 
     def figures(self, clean: Tensor, adversarial: Tensor) -> Mapping[str, Figure]:
