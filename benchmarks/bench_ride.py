@@ -3,7 +3,7 @@
 Every side takes the same number of steps of Algorithm 1 with the paper's settings for the data (Table 3) and gives one
 output for each image; rounds of all sides are interleaved, and ratios are taken within a round.
 
-- ``ours`` in chunks of 64 images, ``chunk16``, and ``bfloat16``.
+- ``ours`` in chunks of ``--chunk`` images, ``chunk16``, and ``bfloat16``.
 - ``loop``: one image after the other, ``nn.Sequential`` with PyTorch's dropout and fused Adam, drawing from
   torch's generator.
 - ``vmap``: ``torch.func`` over stacked parameters with the same generator, different for each image, and fused Adam.
@@ -177,16 +177,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--chunk", type=int, default=64, help="images that ours trains together")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="ours is always run")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     spec = get_spec(arguments.data)
     images = torch.rand(arguments.images, *spec.shape, device=arguments.device)
-    purifier = RIDE(per_image_network("fcn", spec), rounds=1, iterations=arguments.steps, forwards=1, chunk=64)
+    network = per_image_network("fcn", spec)
+    purifier = RIDE(network, rounds=1, iterations=arguments.steps, forwards=1, chunk=arguments.chunk)
     print(f"{arguments.data}, {len(images)} images, {arguments.steps} steps, on {arguments.device}, ", end="")
     print(f"{arguments.threads} threads, torch {torch.__version__}")
-    print(f"memory of a chunk: {memory_of(purifier, images[:64]) / 2**20:.2f} MiB for each image")
+    print(f"memory of a chunk: {memory_of(purifier, images[: arguments.chunk]) / 2**20:.2f} MiB for each image")
     print(f"random numbers: {random_share(purifier, images, arguments.rounds):.1%} of a step")
     sides = {name: side for name, side in SIDES.items() if name in ["ours", *arguments.sides]}
     report(compare(sides, purifier, images, arguments.rounds), arguments.steps, len(images))
