@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -92,6 +94,7 @@ class FeatureSmoothingModule(DefenseModule):
         self.given_delta = delta
         self.stochastic = noise > 0 and noise_seed is None
         self.val_feature_loss = MeanMetric()
+        self._first_of_class: dict[int, tuple[float, Tensor]] = {}
         self.register_buffer("calibrated_delta", torch.tensor(torch.nan))
         anchors = min(_ANCHORS, self.spec.classes)
         self.register_buffer("calibrated_anchors", torch.full((anchors, *self.spec.shape), torch.nan))
@@ -161,12 +164,25 @@ class FeatureSmoothingModule(DefenseModule):
     def on_validation_epoch_end(self) -> None:
         """Calibrates."""
         self.calibrated_delta.fill_(_DELTA_FACTOR * self.val_feature_loss.compute())
+        for label, (_, image) in self._first_of_all_processes().items():
+            self.calibrated_anchors[label] = image
+        self._first_of_class.clear()
 
     def _note(self, batch: Batch, features: Tensor) -> None:
         self.val_feature_loss.update(feature_loss(features))
-        for label in torch.unique(batch.labels).tolist():
-            if label < len(self.calibrated_anchors):
-                self.calibrated_anchors[label] = batch.images[batch.labels == label][0]
+        for index, label, image in zip(batch.indices.tolist(), batch.labels.tolist(), batch.images, strict=True):
+            if label < len(self.calibrated_anchors) and index < self._first_of_class.get(label, (math.inf, image))[0]:
+                self._first_of_class[label] = (index, image)
+
+    def _first_of_all_processes(self) -> dict[int, tuple[float, Tensor]]:
+        """The image of smallest index of each class, the same in every process."""
+        if not (dist.is_initialized() and dist.get_world_size() > 1):
+            return self._first_of_class
+        own = {label: (index, image.cpu()) for label, (index, image) in self._first_of_class.items()}
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, own)
+        labels = {label for part in parts for label in part}
+        return {label: min((part[label] for part in parts if label in part), key=lambda e: e[0]) for label in labels}
 
     def calibrate(self, data: DataModule) -> dict[str, float]:
         """``delta``: 0.92 times the mean feature loss of the clean images of the validation split.
