@@ -4,7 +4,9 @@ from lightning_advdef.models.base import Classifier, NetworkFactory
 from lightning_advdef.models.conv_net import ConvNet
 from lightning_advdef.models.conv_pool_cnn import ConvPoolCNN
 from lightning_advdef.models.dropout import SharedDropoutMasks, shared_dropout_masks
+from lightning_advdef.models.feature_restorer import FeatureRestorer, RestorerFactory
 from lightning_advdef.models.feature_tap import FeatureTap, layer_names
+from lightning_advdef.models.input_denoiser import DenoiserFactory, InputDenoiser
 from lightning_advdef.models.lenet import LeNet
 from lightning_advdef.models.mlp import MLP
 from lightning_advdef.models.nin import NIN
@@ -23,12 +25,16 @@ __all__ = [
     "Classifier",
     "ConvNet",
     "ConvPoolCNN",
+    "DenoiserFactory",
+    "FeatureRestorer",
     "FeatureTap",
     "GeneratorFactory",
+    "InputDenoiser",
     "LeNet",
     "NetworkFactory",
     "PerturbationGenerator",
     "ResNet",
+    "RestorerFactory",
     "SharedDropoutMasks",
     "StandIn",
     "TorchvisionClassifier",
