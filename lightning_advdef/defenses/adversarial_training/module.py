@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -13,11 +14,11 @@ from torch.optim import Optimizer
 from lightning_advdef.attacks import FGM, FGSM, PGD, Attack, FullGradient
 from lightning_advdef.attacks.base import refuse_parts
 from lightning_advdef.defenses.adversarial_training.batch_statistics import BatchStatistics
-from lightning_advdef.defenses.adversarial_training.fixed_examples import FixedExamples, load_or_make
 from lightning_advdef.defenses.adversarial_training.free import CarriedPerturbation
 from lightning_advdef.defenses.adversarial_training.objectives import CrossEntropy, Objective
 from lightning_advdef.defenses.adversarial_training.weight_perturbation import Network, perturbed_view
 from lightning_advdef.defenses.base import DefenseModule, _global_seed
+from lightning_advdef.defenses.fixed_examples import FixedExamples, attacked, load_or_make
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
@@ -105,8 +106,7 @@ class AdversarialTrainingModule(DefenseModule):
         if self._examples is not None:
             return self._examples[batch.indices]
         surrogate = (FullGradient if self.attack_mode == "eval" else BatchStatistics)(self.classifier)
-        surrogate.strongest = True
-        return self.attack(surrogate, batch.images, batch.labels, rng)
+        return attacked(surrogate, self.attack, batch, rng)
 
     def _objective(self, network: Network, batch: Batch, adversarial: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the logits of the adversarial images, in one pass of all images that are needed."""
@@ -128,7 +128,9 @@ class AdversarialTrainingModule(DefenseModule):
         """Loads weights; then the fixed examples, which belong to these weights and not to those of a resumed run."""
         super().setup(stage)
         if self.fixed_examples and stage == "fit" and self._examples is None:
-            self._examples = load_or_make(self.trainer, self.classifier, self.attack, _global_seed())
+            # the module itself is moved to the device after this hook
+            target = copy.deepcopy(self.classifier).to(self.trainer.strategy.root_device)
+            self._examples = load_or_make(self.trainer, FullGradient(target), self.attack, _global_seed())
 
     # replays
 

@@ -1,0 +1,151 @@
+"""Adversarial training images that are made once, from weights that stay as they are, and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Trainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightning_advdef.attacks import Attack, Surrogate
+from lightning_advdef.attacks.base import attack_mode
+from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
+from lightning_advdef.data.sources import ImageDataset, MemoryImages
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch
+
+Leaves = Literal["label", "prediction"]
+
+_ATTACKED_AT_ONCE = 256
+
+
+class FixedExamples:
+    """The adversarial image of each training image.
+
+    Args:
+        indices: Positions of the images in the training set, int64, ascending, shape ``(N,)``.
+        images: Adversarial images in the same order, float32 (8 bits would round DeepFool's away), ``(N, C, H, W)``.
+    """
+
+    def __init__(self, indices: Tensor, images: Tensor) -> None:
+        self.indices = indices
+        self.images = images
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Adversarial images of the images at ``indices``, on their device."""
+        rows = torch.searchsorted(self.indices, indices.cpu())
+        return self.images[rows].to(indices.device)
+
+
+def attacked(surrogate: Surrogate, attack: Attack, batch: Batch, rng: SampleRNG, leaves: Leaves = "label") -> Tensor:
+    """Adversarial images for training: of each image the strongest iterate, also where an earlier one fooled already.
+
+    Args:
+        surrogate: What is attacked, in eval mode.
+        attack: What makes the images.
+        batch: Clean images in [0, 1], shape ``(N, C, H, W)``, and their labels.
+        rng: Of the images.
+        leaves: Which class the images are driven away from; the ``prediction`` keeps an attack from telling the label.
+    """
+    surrogate.strongest = True
+    labels = batch.labels
+    if leaves == "prediction":
+        with attack_mode(*surrogate.modules), torch.no_grad():
+            labels = surrogate(batch.images, rng.stream("prediction")).mean(dim=0).argmax(dim=1)
+    return attack(surrogate, batch.images, labels, rng)
+
+
+def load_or_make(
+    trainer: Trainer,
+    surrogate: Surrogate,
+    attack: Attack,
+    seed: int,
+    leaves: Leaves = "label",
+    folder: str | None = None,
+) -> FixedExamples:
+    """Reads the set, or makes it first and goes on where that was interrupted; the first process works, others wait.
+
+    Args:
+        trainer: Its data module has the images.
+        surrogate: What is attacked, on the device of the training.
+        attack: What makes the images.
+        seed: Of a random attack.
+        leaves: See :func:`attacked`.
+        folder: Where the file lies, whose name is a hash of surrogate, weights, attack, images and seed; None for the
+            Trainer's ``default_root_dir``.
+
+    Raises:
+        ValueError: If training images are not the same in every epoch.
+    """
+    dataset = _training_set(trainer)
+    dataset = ImageDataset(dataset.source, dataset.indices.sort().values)
+    key = _key(surrogate, attack, dataset, seed, leaves)
+    path = Path(folder or trainer.default_root_dir) / f"fixed_examples_{key}.safetensors"
+    if trainer.is_global_zero and not path.is_file():
+        print(f"making {len(dataset)} adversarial training images: {path}")
+        _make(surrogate, attack, dataset, trainer.strategy.root_device, seed, leaves, path)
+    trainer.strategy.barrier("fixed_examples")
+    return FixedExamples(dataset.indices, load_file(path)["images"])
+
+
+def _training_set(trainer: Trainer) -> ImageDataset:
+    data: Any = getattr(trainer, "datamodule", None)
+    dataset = None if data is None else data.train_dataloader().dataset
+    if (
+        not isinstance(dataset, ImageDataset)
+        or not isinstance(dataset.source, MemoryImages)
+        or getattr(data, "augment", "none") != "none"
+    ):
+        raise ValueError(
+            "fixed adversarial images need training images that are the same in every epoch: use a data module of "
+            "this package that holds its images in memory, with --data.augment none"
+        )
+    return dataset
+
+
+def _key(surrogate: Surrogate, attack: Attack, dataset: ImageDataset, seed: int, leaves: Leaves) -> str:
+    source = dataset.source
+    assert isinstance(source, MemoryImages)
+    weights = [weights_hash(module) for module in surrogate.modules]
+    recipe = [surrogate.describe(), weights, plain(attack), leaves, seed]
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for tensor in (dataset.indices, source.pixels, source.labels):
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _make(
+    surrogate: Surrogate,
+    attack: Attack,
+    dataset: ImageDataset,
+    device: torch.device,
+    seed: int,
+    leaves: Leaves,
+    path: Path,
+) -> None:
+    """Some images at a time, each lot in a file of its own until all are there."""
+    lots, images = path.with_suffix(".lots"), []
+    for number, positions in enumerate(torch.split(torch.arange(len(dataset)), _ATTACKED_AT_ONCE)):
+        lot = lots / f"{number}.safetensors"
+        if not lot.is_file():
+            batch = Batch(*(tensor.to(device) for tensor in dataset.__getitems__(positions.tolist())))
+            rng = SampleRNG.for_images(batch.indices, seed, "train")
+            _save(attacked(surrogate, attack, batch, rng, leaves).cpu(), lot)
+        images.append(load_file(lot)["images"])
+    _save(torch.cat(images), path)
+    shutil.rmtree(lots, ignore_errors=True)
+
+
+def _save(images: Tensor, path: Path) -> None:
+    """Under another name first: a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+    save_file({"images": images.contiguous()}, unfinished)
+    os.replace(unfinished, path)
