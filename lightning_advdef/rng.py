@@ -151,7 +151,12 @@ class SampleRNG:
         """True with a probability in [0, 1], to the nearest 2**-16, bool, shape ``(N, *shape)``.
 
         One hash word serves two numbers, or 32 if the probability is one half.
+
+        Raises:
+            ValueError: If the probability is not in [0, 1].
         """
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability must lie in 0..1, got {probability}")
         if probability == 0.5:
             return self.bits(*shape)
         count = math.prod(shape)

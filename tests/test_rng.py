@@ -253,6 +253,12 @@ def test_no_chance_never_happens_and_certainty_always():
     assert rng.chance(1000, probability=1.0).all()
 
 
+@pytest.mark.parametrize("probability", [-0.1, 1.001, float("nan")])
+def test_a_probability_outside_0_to_1_is_refused(probability):
+    with pytest.raises(ValueError, match=r"probability must lie in 0\.\.1"):
+        SampleRNG.for_images(IMAGES).chance(3, probability=probability)
+
+
 @pytest.mark.parametrize("probability", [0.5, 0.1, 0.9, 0.001])
 def test_chances_come_true_as_often_as_they_should(many, probability):
     numbers = many.chance(256, probability=probability)
