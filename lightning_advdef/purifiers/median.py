@@ -12,6 +12,8 @@ from torch import Tensor
 from lightning_advdef.purifiers.base import Purifier
 from lightning_advdef.rng import SampleRNG
 
+_WINDOW_VALUES = 1 << 24  # in memory together: those of as many images as stay below it, but at least one
+
 
 @dataclass(frozen=True)
 class Median(Purifier):
@@ -41,6 +43,10 @@ class Median(Purifier):
 
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Filtered images."""
+        together = max(1, _WINDOW_VALUES // (images[:1].numel() * self.kernel**2 or 1))
+        return torch.cat([self._filtered(some) for some in torch.split(images, together)])
+
+    def _filtered(self, images: Tensor) -> Tensor:
         windows = self._padded(images).unfold(2, self.kernel, 1).unfold(3, self.kernel, 1)
         middle: Tensor = windows.flatten(4).kthvalue(self.kernel**2 // 2 + 1, dim=4).values
         return middle

@@ -6,6 +6,7 @@ from scipy.ndimage import median_filter
 from lightning_advdef.purifiers import Median
 from tests.purifiers.helpers import apply, random_images, structured_images
 
+own = Median._filtered
 MODES = {"zeros": {"mode": "constant", "cval": 0.0}, "mirror": {"mode": "reflect"}}
 
 
@@ -21,6 +22,22 @@ def test_a_window_larger_than_the_image_is_mirrored_again():
     images = random_images(2, 1, 3, 4)
     expected = median_filter(images.numpy(), size=(1, 1, 9, 9), mode="reflect")
     np.testing.assert_array_equal(apply(Median(9, "mirror"), images), expected)
+
+
+def test_the_bound_on_memory_changes_no_bit(monkeypatch):
+    images, filtered = random_images(5, 3), []
+    monkeypatch.setattr(Median, "_filtered", lambda self, some: filtered.append(len(some)) or own(self, some))
+    whole = apply(Median(3), images)
+    monkeypatch.setattr("lightning_advdef.purifiers.median._WINDOW_VALUES", 2 * images[0].numel() * 9 + 1)
+    assert torch.equal(apply(Median(3), images), whole)
+    assert filtered == [5, 2, 2, 1]
+
+
+def test_an_image_above_the_bound_is_filtered_alone(monkeypatch):
+    images = random_images(2)
+    whole = apply(Median(3), images)
+    monkeypatch.setattr("lightning_advdef.purifiers.median._WINDOW_VALUES", 1)
+    assert torch.equal(apply(Median(3), images), whole)
 
 
 def test_a_single_bright_pixel_vanishes():
