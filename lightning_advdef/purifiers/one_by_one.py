@@ -21,8 +21,15 @@ def one_by_one(function: Callable[..., Array], *batches: Tensor) -> Tensor:
     Returns:
         The results, without a graph, shape, dtype and device of the first batch.
     """
-    arrays = [batch.detach().cpu().numpy() for batch in batches]
+    arrays = [_as_array(batch) for batch in batches]
     found = torch.empty_like(batches[0], device="cpu")
     for position, each in enumerate(zip(*arrays, strict=True)):
         found[position] = torch.from_numpy(np.ascontiguousarray(function(*each)))
     return found.to(batches[0].device)
+
+
+def _as_array(batch: Tensor) -> Array:
+    """The same values; NumPy has no bfloat16, and the libraries compute with at least 32 bits."""
+    short = batch.dtype in (torch.bfloat16, torch.float16)
+    array: Array = (batch.float() if short else batch).detach().cpu().numpy()
+    return array

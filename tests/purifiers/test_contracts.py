@@ -32,6 +32,13 @@ def test_images_keep_shape_dtype_and_contiguity(purifier, images):
     assert found.is_contiguous()
 
 
+def test_short_floats_give_nearly_the_same(purifier, images):
+    images = images.bfloat16()
+    found = apply(purifier, images)
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - apply(purifier, images.float())).abs().mean() < 1e-2
+
+
 def test_something_changes(purifier, images):
     assert not torch.equal(apply(purifier, images), images)
 
