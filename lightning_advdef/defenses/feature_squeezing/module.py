@@ -61,6 +61,7 @@ class FeatureSqueezingModule(DefenseModule):
         if not 0 <= false_positives < 1:
             raise ValueError(f"false_positives is a share from 0 to below 1, got {false_positives}")
         self.squeezers = squeezers
+        self.stochastic = any(squeezer.stochastic for squeezer in squeezers)
         self.given_threshold = threshold
         self.false_positives = false_positives
         self.val_scores = CatMetric()

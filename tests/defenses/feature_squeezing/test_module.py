@@ -12,7 +12,7 @@ from lightning_advdef.defenses import FeatureSqueezingModule
 from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation.summary import summarise
 from lightning_advdef.models import MLP
-from lightning_advdef.purifiers import BitDepth, GaussianBlur, Median
+from lightning_advdef.purifiers import BitDepth, GaussianBlur, Median, RandomResizePad
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 from tests.conftest import result_of, scenario
@@ -143,9 +143,13 @@ def test_rejection_does_not_excuse_an_image_that_is_wrong_without_an_attack():
     assert summary["scenarios"][0]["right_or_rejected"]["value"] == summary["clean_accuracy"]["value"] < 1
 
 
+def test_it_is_stochastic_if_a_squeezer_is():
+    assert module_of([BitDepth(1), RandomResizePad()]).stochastic
+    assert not module_of().stochastic
+
+
 def test_a_random_squeezer_is_graded_draw_by_draw():
-    module = module_of([Darker(0.5)], threshold=1.0)
-    module.stochastic = True
+    module = module_of([BitDepth(1), Darker(0.5)], threshold=1.0)
     rows, _ = judged(module)
     shares = rows["pgd/rejected"]
     assert ((shares > 0) & (shares < 1)).any()
