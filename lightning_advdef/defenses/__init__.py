@@ -6,6 +6,7 @@ from lightning_advdef.defenses.deep_defense import DeepDefenseModule
 from lightning_advdef.defenses.feature_smoothing import FeatureSmoothingModule
 from lightning_advdef.defenses.feature_squeezing import FeatureSqueezingModule
 from lightning_advdef.defenses.gan_adv_train import GANAdvTrainModule
+from lightning_advdef.defenses.idfr import IDFRModule
 from lightning_advdef.defenses.parseval import ParsevalModule
 from lightning_advdef.defenses.purification import PurificationModule
 from lightning_advdef.defenses.ride import RIDEModule
@@ -18,6 +19,7 @@ __all__ = [
     "FeatureSmoothingModule",
     "FeatureSqueezingModule",
     "GANAdvTrainModule",
+    "IDFRModule",
     "ParsevalModule",
     "PurificationModule",
     "RIDEModule",

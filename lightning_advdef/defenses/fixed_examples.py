@@ -84,8 +84,8 @@ def load_or_make(
     Raises:
         ValueError: If training images are not the same in every epoch.
     """
-    dataset = _training_set(trainer)
-    dataset = ImageDataset(dataset.source, dataset.indices.sort().values)
+    dataset = training_images(trainer)
+    _require_fixed(trainer, dataset)
     key = _key(surrogate, attack, dataset, seed, leaves)
     path = Path(folder or trainer.default_root_dir) / f"fixed_examples_{key}.safetensors"
     if trainer.is_global_zero and not path.is_file():
@@ -95,19 +95,26 @@ def load_or_make(
     return FixedExamples(dataset.indices, load_file(path)["images"])
 
 
-def _training_set(trainer: Trainer) -> ImageDataset:
+def training_images(trainer: Trainer) -> ImageDataset:
+    """The training images in ascending order, without augmentation.
+
+    Raises:
+        ValueError: If they are not of a data module of this package.
+    """
     data: Any = getattr(trainer, "datamodule", None)
     dataset = None if data is None else data.train_dataloader().dataset
-    if (
-        not isinstance(dataset, ImageDataset)
-        or not isinstance(dataset.source, MemoryImages)
-        or getattr(data, "augment", "none") != "none"
-    ):
+    if not isinstance(dataset, ImageDataset):
+        raise ValueError("training looks at all training images before it starts: use a data module of this package")
+    return ImageDataset(dataset.source, dataset.indices.sort().values)
+
+
+def _require_fixed(trainer: Trainer, dataset: ImageDataset) -> None:
+    augment = getattr(getattr(trainer, "datamodule", None), "augment", "none")
+    if not isinstance(dataset.source, MemoryImages) or augment != "none":
         raise ValueError(
             "fixed adversarial images need training images that are the same in every epoch: use a data module of "
             "this package that holds its images in memory, with --data.augment none"
         )
-    return dataset
 
 
 def _key(surrogate: Surrogate, attack: Attack, dataset: ImageDataset, seed: int, leaves: Leaves) -> str:

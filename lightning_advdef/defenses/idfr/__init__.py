@@ -1,0 +1,7 @@
+"""Input denoiser and feature restorer: see the README of this folder."""
+
+from lightning_advdef.defenses.idfr.label_leak import LabelLeak, label_leak
+from lightning_advdef.defenses.idfr.module import IDFRModule
+from lightning_advdef.defenses.idfr.surrogates import WithParts
+
+__all__ = ["IDFRModule", "LabelLeak", "WithParts", "label_leak"]
