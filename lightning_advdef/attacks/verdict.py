@@ -44,10 +44,18 @@ def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: i
 
     Returns:
         Logits, float32, shape ``(draws, N, K)``.
+
+    Raises:
+        FloatingPointError: If a logit is NaN, which no comparison of logits would notice.
     """
     deployed = as_defense(defense)
     with attack_mode(defense), torch.no_grad(), exact_arithmetic():
-        return torch.stack([deployed(images, rng.stream("grading", draw)).float() for draw in range(draws)])
+        logits = torch.stack([deployed(images, rng.stream("grading", draw)).float() for draw in range(draws)])
+    if logits.isnan().any():
+        raise FloatingPointError(
+            f"{type(defense).__name__} gave NaN logits, so no prediction can be judged: check weights and settings"
+        )
+    return logits
 
 
 def rejections(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor | None:

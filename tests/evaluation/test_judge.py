@@ -1,5 +1,6 @@
 """Rows of a batch: budgets, rounding, margins, and what an extension takes over."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -327,3 +328,12 @@ def test_rounding_never_leaves_the_budget():
     assert ((rounded - clean).abs() <= (adversarial - clean).abs() + 1e-6).all()
     assert (rounded - adversarial).abs().max() < 1 / 255
     torch.testing.assert_close(rounded * 255, (rounded * 255).round(), atol=1e-4, rtol=0)
+
+
+def test_nan_logits_are_no_verdict():
+    class Broken(nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :4] * math.nan
+
+    with pytest.raises(FloatingPointError, match="Broken gave NaN logits"):
+        Judge(Broken(), [])(Batch(torch.rand(4, 1, 3, 3), torch.zeros(4, dtype=torch.int64), torch.arange(4)))
