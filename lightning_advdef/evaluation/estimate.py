@@ -21,7 +21,7 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
 _TRIAL_IMAGES = 32
-_SLOW = 1.0  # seconds for a gradient, where one image is enough to know
+_SLOW = 1.0  # seconds for an image, where more would take too long
 _WORTH_SAYING = 60.0  # seconds
 
 
@@ -70,7 +70,7 @@ def estimate(
     cost = cost_per_image(runners, deployed.classes)
     return (
         f"about {cost.forward:,.0f} forward and {cost.backward:,.0f} backward passes for an image that nothing fools; "
-        f"{images:,} of them would take {_duration(images * seconds)} here, images that are fooled early take less"
+        f"{images:,} of them would take at most {_duration(images * seconds)} here, less where images are fooled early"
     )
 
 
@@ -87,25 +87,32 @@ def _times(surrogate: Surrogate, batch: Batch, known: dict[str, Times]) -> Times
 
 
 def _seconds_per_image(surrogate: Surrogate, batch: Batch) -> Times:
-    """Measured on one image, which warms up, and if that is quick on all."""
+    """Measured on one image, which warms up, and on more if that is quick.
+
+    What takes long is a purifier, whose share in a gradient is that of a forward pass.
+    """
     with attack_mode(*surrogate.modules):
         # tensors made in inference mode cannot be saved for backward: all of them are copied
         batch = Batch(*(tensor.clone() for tensor in batch))
-        times = _timed(surrogate, Batch(*(tensor[:1] for tensor in batch)))
-        few = max(1, _TRIAL_IMAGES // surrogate.draws)
-        return times if times.both > _SLOW else _timed(surrogate, Batch(*(tensor[:few] for tensor in batch)))
+        forward, classes = _forward(surrogate, Batch(*(tensor[:1] for tensor in batch)))
+        if forward > _SLOW:
+            return Times(forward, forward, classes)
+        few = Batch(*(tensor[: max(1, _TRIAL_IMAGES // surrogate.draws)] for tensor in batch))
+        both = _both(surrogate, few)  # before the other, so that this one is warm, too
+        return Times(_forward(surrogate, few)[0], min(both, _both(surrogate, few)), classes)
 
 
-def _timed(surrogate: Surrogate, batch: Batch) -> Times:
-    goal, rng = Goal(batch.labels), SampleRNG.default(batch.images)
+def _forward(surrogate: Surrogate, batch: Batch) -> tuple[float, int]:
     start = _now(batch.images.device)
     with torch.no_grad():
-        classes = surrogate(batch.images, rng).shape[2]
-    middle = _now(batch.images.device)
-    loss_and_gradient(surrogate, batch.images, goal, cross_entropy, rng)
-    end = _now(batch.images.device)
-    passed = len(batch.images) * surrogate.draws
-    return Times((middle - start) / passed, (end - middle) / passed, classes)
+        classes = surrogate(batch.images, SampleRNG.default(batch.images)).shape[2]
+    return (_now(batch.images.device) - start) / (len(batch.images) * surrogate.draws), classes
+
+
+def _both(surrogate: Surrogate, batch: Batch) -> float:
+    start = _now(batch.images.device)
+    loss_and_gradient(surrogate, batch.images, Goal(batch.labels), cross_entropy, SampleRNG.default(batch.images))
+    return (_now(batch.images.device) - start) / (len(batch.images) * surrogate.draws)
 
 
 def _now(device: torch.device) -> float:

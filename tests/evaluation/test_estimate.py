@@ -86,12 +86,12 @@ def test_each_surrogate_has_its_own_price(monkeypatch):
 def test_a_slow_surrogate_is_timed_on_one_image(monkeypatch):
     sizes = []
 
-    def timed(surrogate, batch):
+    def forward(surrogate, batch):
         sizes.append(len(batch.images))
-        return module.Times(1.0, 2.0, 10)
+        return 2.0, 10
 
-    monkeypatch.setattr(module, "_timed", timed)
-    module._seconds_per_image(FullGradient(NETWORK), BATCH)
+    monkeypatch.setattr(module, "_forward", forward)
+    assert module._seconds_per_image(FullGradient(NETWORK), BATCH) == (2.0, 2.0, 10)
     assert sizes == [1]
 
 
