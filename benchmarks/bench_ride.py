@@ -144,7 +144,7 @@ def memory_of(purifier: RIDE, images: Tensor) -> float:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     first = peak(1)
-    return (peak(len(images)) - first) / (len(images) - 1)
+    return (peak(len(images)) - first) / max(1, len(images) - 1)
 
 
 def random_share(purifier: RIDE, images: Tensor, rounds: int) -> float:

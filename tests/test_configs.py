@@ -31,6 +31,8 @@ TRIFLES = {
 }
 # left out where a preset has them
 OF_PRESETS = ("rounds", "iterations")
+# suites of attackers who know one defense
+OWNERS = {"ride": {"class_path": "RIDEModule", "init_args": {"rounds": 2, "iterations": 2, "forwards": 1}}}
 
 
 def name_of(path):
@@ -139,8 +141,9 @@ def test_suite_is_run(tmp_path, monkeypatch, suite):
     spec = "cifar10" if "cifar10" in suite.stem else "mnist"
     scenarios = merged(CONFIGS / "standard" / f"{spec}.yaml", suite)["evaluation"]["scenarios"]
     network = {"class_path": "MLP", "init_args": {"hidden": [8]}}
+    defense = OWNERS.get(suite.stem, {"class_path": "StandardModule", "init_args": {}})
     config = {
-        "model": {"class_path": "StandardModule", "init_args": {"network": network}},
+        "model": defense | {"init_args": defense["init_args"] | {"network": network}},
         "data": {"class_path": "tests.toys.Toy", "init_args": {"toy_spec": spec, "count": 30, "batch_size": 30}},
         "evaluation": {"scenarios": small(scenarios)},
     }

@@ -70,7 +70,8 @@ class Estimation:
         kept = self._kept().to(difference.dtype)
         squared = self._split(difference.square()) * kept
         if self.settings.loss == "norm":
-            return squared.sum(dim=(0, 2, 3, 4)).sqrt()
+            # the tiny number keeps the derivative of the root finite where a step leaves out all pixels
+            return (squared.sum(dim=(0, 2, 3, 4)) + 1e-30).sqrt()
         count = kept.expand_as(squared).sum(dim=(0, 2, 3, 4)).clamp(min=1)
         return squared.sum(dim=(0, 2, 3, 4)) / count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ def course(purifier: RIDE, classify: Callable[[Tensor], Tensor], clean: Tensor, 
             points.append((classify(pixels).softmax(dim=1), distances[0], distances[1]))
         steps.append(estimation.steps)
 
-    purified = purifier.run(adversarial, SampleRNG.default(adversarial), watch)
+    purified = replace(purifier, chunk=len(adversarial)).run(adversarial, SampleRNG.default(adversarial), watch)
     scores, to_clean, to_adversarial = (torch.stack(values).cpu() for values in zip(*points, strict=True))
     return Course(steps, scores, to_clean, to_adversarial, purified.detach())
 

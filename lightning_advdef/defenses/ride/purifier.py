@@ -77,6 +77,8 @@ class RIDE(Purifier):
         for name in ("rounds", "iterations", "forwards", "pairs", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean and std belong together, got {self.mean} and {self.std}")
         for name in ("masked", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

@@ -11,9 +11,21 @@ from lightning_advdef.attacks import BPDA, Surrogate
 from lightning_advdef.attacks.surrogates.bpda import replace_value
 from lightning_advdef.defenses.ride.estimation import Estimation
 from lightning_advdef.defenses.ride.presets import hastened
+from lightning_advdef.defenses.ride.progress import progress
 from lightning_advdef.defenses.ride.purifier import RIDE
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Access
+
+_LAST = 20
+
+
+def _purifier_of(surrogate: Surrogate) -> RIDE:
+    found = getattr(surrogate.defense, "purifier", None)
+    if not isinstance(found, RIDE):
+        raise ValueError(
+            f"{type(surrogate).__name__} attacks RIDE alone, got {type(surrogate.defense).__name__}: take BPDA for it"
+        )
+    return found
 
 
 class FastBPDA(BPDA):
@@ -22,15 +34,21 @@ class FastBPDA(BPDA):
     Args:
         defense: A :class:`RIDEModule`.
         stand_in: See :class:`BPDA`.
+
+    Raises:
+        ValueError: If the defense is not RIDE.
     """
 
     access: Access = "adaptive"
 
+    def __init__(self, defense: nn.Module, stand_in: nn.Module | None = None) -> None:
+        super().__init__(defense, stand_in)
+        self.purifier = hastened(_purifier_of(self))
+
     def deployed(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """What the fast purifier makes of images ``(N, C, H, W)``."""
-        defense: Any = self.defense
-        purified: Tensor = hastened(defense.purifier)(images, rng).detach()
-        return purified
+        with progress(self.purifier, len(images)) as watch:
+            return self.purifier.run(images, rng, watch).detach()
 
 
 class UnrolledEstimation(Surrogate):
@@ -41,18 +59,18 @@ class UnrolledEstimation(Surrogate):
 
     Args:
         defense: A :class:`RIDEModule`.
-        last: Steps that are differentiated, all of the last round.
+        last: Steps that are differentiated, all of the last round; None for 20, or all if there are fewer.
 
     Raises:
-        ValueError: If there are not so many steps.
+        ValueError: If there are not so many steps, or the defense is not RIDE.
     """
 
     access: Access = "adaptive"
 
-    def __init__(self, defense: nn.Module, last: int = 20) -> None:
+    def __init__(self, defense: nn.Module, last: int | None = None) -> None:
         super().__init__(defense)
-        own: Any = self.defense
-        self.purifier: RIDE = hastened(own.purifier)
+        self.purifier = hastened(_purifier_of(self))
+        last = min(_LAST, self.purifier.iterations) if last is None else last
         if not 1 <= last <= self.purifier.iterations:
             raise ValueError(f"last must lie in 1..{self.purifier.iterations}, the steps of a round, got {last}")
         self.last = last

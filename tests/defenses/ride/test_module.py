@@ -205,6 +205,14 @@ def test_the_course_shows_scores_and_distances_of_two_images():
     assert all(values[-1] < values[0] for values in distances), "networks learn the images"
 
 
+def test_figures_know_nothing_of_chunks():
+    clean = images_of(2)
+    one, other = (module_of(**SHORT, chunk=chunk).figures(clean, clean)["course"].axes for chunk in (1, 64))
+    for found, expected in zip(one, other, strict=True):
+        for line, whole in zip(found.lines, expected.lines, strict=True):
+            torch.testing.assert_close(torch.as_tensor(line.get_ydata()), torch.as_tensor(whole.get_ydata()))
+
+
 def test_images_are_shown_before_and_after_with_their_classes():
     module, clean = module_of(**SHORT), images_of(3)
     axes = module.figures(clean, clean)["purified"].axes

@@ -272,3 +272,13 @@ def test_numbers_out_of_range_are_refused(wrong):
 def test_it_says_that_it_is_random_and_has_no_gradient_of_its_own():
     assert settings().stochastic
     assert not settings().differentiable
+
+
+def test_a_mean_without_a_deviation_is_refused():
+    with pytest.raises(ValueError, match="mean and std belong together"):
+        settings(mean=(0.5,))
+
+
+def test_steps_that_leave_out_all_pixels_do_no_harm():
+    purifier = settings(masked=0.999, loss="norm", iterations=20)
+    assert purifier(images_of(4), rng_of(4)).isfinite().all()

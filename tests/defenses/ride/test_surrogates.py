@@ -6,10 +6,10 @@ import torch
 
 from lightning_advdef.attacks import BPDA, PGD
 from lightning_advdef.attacks.base import attack_mode
-from lightning_advdef.defenses import RIDEModule
+from lightning_advdef.defenses import RIDEModule, StandardModule
 from lightning_advdef.defenses.ride import FastBPDA, UnrolledEstimation
 from lightning_advdef.defenses.ride.presets import PRESETS, VARIANTS, hastened
-from lightning_advdef.models import MLP
+from lightning_advdef.models import MLP, LeNet
 from tests.defenses.ride.helpers import images_of, rng_of, settings
 
 IMAGES = images_of(3)
@@ -161,3 +161,19 @@ def test_descriptions_tell_attackers_apart():
     described += [BPDA(module).describe(), UnrolledEstimation(module, last=5).describe()]
     assert all(one != other for row, one in enumerate(described) for other in described[:row])
     assert all(each["access"] == "adaptive" for each in described[:2])
+
+
+@pytest.mark.parametrize("surrogate", [FastBPDA, UnrolledEstimation])
+def test_other_defenses_are_refused(surrogate):
+    with pytest.raises(ValueError, match=f"{surrogate.__name__} attacks RIDE alone, got StandardModule"):
+        surrogate(StandardModule(LeNet))
+
+
+def test_few_steps_are_all_unrolled():
+    assert UnrolledEstimation(module_of(iterations=7)).last == 7
+    assert UnrolledEstimation(module_of(iterations=30)).last == 20
+
+
+@pytest.mark.parametrize(("steps", "fast"), [(4000, 800), (500, 400), (300, 300)])
+def test_the_fast_purifier_has_a_fifth_of_the_steps_but_enough(steps, fast):
+    assert hastened(module_of(iterations=steps).purifier).iterations == fast
