@@ -46,13 +46,13 @@ def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: i
         Logits, float32, shape ``(draws, N, K)``.
 
     Raises:
-        FloatingPointError: If a logit is NaN, which no comparison of logits would notice.
+        RuntimeError: If a logit is NaN, which no comparison of logits would notice.
     """
     deployed = as_defense(defense)
     with attack_mode(defense), torch.no_grad(), exact_arithmetic():
         logits = torch.stack([deployed(images, rng.stream("grading", draw)).float() for draw in range(draws)])
     if logits.isnan().any():
-        raise FloatingPointError(
+        raise RuntimeError(
             f"{type(defense).__name__} gave NaN logits, so no prediction can be judged: check weights and settings"
         )
     return logits
