@@ -32,7 +32,7 @@ def test_row_states_the_passes(name):
 
 
 def test_every_surrogate_has_a_row():
-    surrogates = ["FullGradient", "Undefended", "BPDA", "Unrolled", "EOT", "Transfer"]
+    surrogates = ["FullGradient", "Undefended", "BPDA", "Unrolled", "PurifierGradient", "EOT", "Transfer"]
     assert all(name in ROWS for name in surrogates)
 
 

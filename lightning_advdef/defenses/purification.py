@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from pytorch_lightning import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_advdef.attacks import BPDA, FullGradient, SurrogateFactory
+from lightning_advdef.attacks import Surrogate, SurrogateFactory
 from lightning_advdef.defenses.base import DefenseModule
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.purifiers import Purifier
 from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Access
 
 
 class TrainingFreeModule(DefenseModule):
@@ -50,6 +50,32 @@ class TrainingFreeModule(DefenseModule):
         return self.purifier(images, rng)
 
 
+class PurifierGradient(Surrogate):
+    """The chain rule through every part of the purifier, with a stand-in where a part has no gradient of its own.
+
+    The answer is that of the deployed defense, bit for bit; see :meth:`Purifier.with_gradient`.
+
+    Args:
+        defense: A defense with a :class:`Purifier`.
+
+    Raises:
+        ValueError: If it has none.
+    """
+
+    access: Access = "adaptive"
+
+    def __init__(self, defense: nn.Module) -> None:
+        super().__init__(defense)
+        purifier = getattr(self.defense, "purifier", None)
+        if not isinstance(purifier, Purifier):
+            raise ValueError(f"{type(defense).__name__} has no Purifier to differentiate: attack it with BPDA")
+        self.purifier = purifier
+
+    def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits of the deployed defense, shape ``(1, N, K)``."""
+        return self.defense.deploy(images, rng.stream("defense"), self.purifier.with_gradient).unsqueeze(0)
+
+
 class PurificationModule(TrainingFreeModule):
     """Any purifier before any classifier.
 
@@ -64,16 +90,5 @@ class PurificationModule(TrainingFreeModule):
         self.put_before(purifier)
 
     def adaptive_surrogates(self) -> Mapping[str, SurrogateFactory]:
-        """BPDA with the purifier's own stand-in, and the full gradient where it means something.
-
-        BPDA with the identity fits any defense, and is named here only where there is nothing else.
-        """
-        found: dict[str, SurrogateFactory] = {}
-        stand_in = self.purifier.stand_in()
-        if stand_in is not None:
-            found["stand_in"] = partial(BPDA, stand_in=stand_in)
-        if self.purifier.differentiable:
-            found["full_gradient"] = FullGradient
-        if not found:
-            found["bpda"] = BPDA
-        return found
+        """The chain rule through the purifier, whatever it is made of."""
+        return {"purifier_gradient": PurifierGradient}

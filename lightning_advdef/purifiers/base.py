@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lightning_advdef.attacks.surrogates.bpda import replace_value
 from lightning_advdef.rng import SampleRNG
 
 
@@ -41,5 +42,21 @@ class Purifier(ABC):
         """
 
     def stand_in(self) -> nn.Module | None:
-        """A differentiable approximation for the backward pass of BPDA, images to images; None for the identity."""
+        """A differentiable approximation, images to images, for one without a gradient; None for the identity."""
         return None
+
+    def with_gradient(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """The purified images, to the last bit, with the gradient that an attacker follows.
+
+        That is its own where it means something, and elsewhere that of the stand-in at these images, as in BPDA.
+        Source: Athalye et al., 2018, https://arxiv.org/abs/1802.00420, section 4.1.
+
+        Args:
+            images: See :meth:`__call__`.
+            rng: The images' random numbers.
+        """
+        if self.differentiable or not images.requires_grad:
+            return self(images, rng)
+        stand_in = self.stand_in()
+        approximation = images if stand_in is None else stand_in.to(images.device).eval()(images)
+        return replace_value(approximation, self(images.detach(), rng))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_advdef.purifiers.base import Purifier
 from lightning_advdef.rng import SampleRNG
@@ -40,11 +41,15 @@ class Chain(Purifier):
 
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Images behind all of them."""
-        for position, purifier in enumerate(self.purifiers):
-            images = purifier(images, rng.stream("chain", position))
+        for purifier, own in self._in_order(rng):
+            images = purifier(images, own)
         return images
 
-    def stand_in(self) -> nn.Module | None:
-        """Those of the parts in a row, where a part has one."""
-        found = [module for purifier in self.purifiers if (module := purifier.stand_in()) is not None]
-        return nn.Sequential(*found) if found else None
+    def with_gradient(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Images behind all of them, each with the gradient that it has by itself."""
+        for purifier, own in self._in_order(rng):
+            images = purifier.with_gradient(images, own)
+        return images
+
+    def _in_order(self, rng: SampleRNG) -> Iterator[tuple[Purifier, SampleRNG]]:
+        return ((purifier, rng.stream("chain", position)) for position, purifier in enumerate(self.purifiers))

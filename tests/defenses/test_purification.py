@@ -3,12 +3,14 @@ import functools
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from torch.nn.functional import cross_entropy
 
-from lightning_advdef.attacks import BPDA, FullGradient
+from lightning_advdef.attacks import BPDA, PGD, FullGradient
 from lightning_advdef.checkpoints import load_defense, save_defense
 from lightning_advdef.defenses import PurificationModule, StandardModule
+from lightning_advdef.defenses.purification import PurifierGradient
 from lightning_advdef.models import MLP
-from lightning_advdef.purifiers import BitDepth, Chain
+from lightning_advdef.purifiers import JPEG, BitDepth, Chain, GaussianBlur
 from lightning_advdef.rng import SampleRNG
 from tests.purifiers.helpers import Darker
 from tests.toys import Toy
@@ -26,9 +28,9 @@ def images():
     return torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def module_of(purifier, kind=PurificationModule):
+def module_of(purifier, kind=PurificationModule, **settings):
     torch.manual_seed(0)
-    return kind(NETWORK, purifier, spec=SPEC).eval()
+    return kind(NETWORK, purifier, spec=SPEC, **settings).eval()
 
 
 def test_the_classifier_sees_purified_images(images):
@@ -70,24 +72,54 @@ def test_a_checkpoint_brings_the_purifier_back(tmp_path, images):
     assert torch.equal(loaded(images), module(images))
 
 
+# attackers
+
+
 def gradient_of(surrogate, images):
-    images = images.clone().requires_grad_()
-    surrogate(images, SampleRNG.default(images)).sum().backward()
-    return images.grad
+    leaf = images.clone().requires_grad_()
+    return torch.autograd.grad(surrogate(leaf, SampleRNG.default(images)).sum(), leaf)[0]
 
 
-def test_attackers_use_the_gradient_and_the_stand_in_of_the_purifier(images):
-    module = module_of(Darker())
-    found = {name: make(module) for name, make in module.adaptive_surrogates().items()}
-    assert list(found) == ["stand_in", "full_gradient"]
-    assert isinstance(found["stand_in"], BPDA)
-    assert isinstance(found["full_gradient"], FullGradient)
-    # the stand-in has slope 1 where the purifier has 1/2
-    assert torch.allclose(gradient_of(found["stand_in"], images), 2 * gradient_of(found["full_gradient"], images))
+def attacker_of(module):
+    ((name, make),) = module.adaptive_surrogates().items()
+    assert name == "purifier_gradient"
+    return make(module)
 
 
-def test_attackers_of_a_purifier_without_both_take_it_for_the_identity(images):
+def test_attackers_follow_the_gradient_of_a_purifier_that_has_one(images):
+    module = module_of(GaussianBlur(1.0))
+    torch.testing.assert_close(gradient_of(attacker_of(module), images), gradient_of(FullGradient(module), images))
+
+
+def test_attackers_follow_the_stand_in_of_a_purifier_without_a_gradient(images):
+    module = module_of(JPEG(20))
+    expected = gradient_of(BPDA(module, stand_in=JPEG(20).stand_in()), images)
+    torch.testing.assert_close(gradient_of(attacker_of(module), images), expected)
+
+
+def test_attackers_take_a_purifier_without_both_for_the_identity(images):
     module = module_of(BitDepth(1))
-    surrogates = module.adaptive_surrogates()
-    assert list(surrogates) == ["bpda"]
-    assert gradient_of(surrogates["bpda"](module), images).abs().sum() > 0
+    torch.testing.assert_close(gradient_of(attacker_of(module), images), gradient_of(BPDA(module), images))
+
+
+def test_attackers_hear_what_the_deployed_defense_answers(images):
+    module = module_of(Chain([Darker(0.5), BitDepth(2)]), votes=3)
+    rng = SampleRNG.default(images)
+    found = attacker_of(module)(images.clone().requires_grad_(), rng)
+    assert torch.equal(found[0], module(images, rng.stream("defense")))
+
+
+@torch.no_grad()
+def test_one_part_without_a_gradient_hides_no_other_from_attackers(images):
+    module = module_of(Chain([GaussianBlur(1.0), BitDepth(4)]))
+    labels = module(images).argmax(dim=1)
+    clean, identity, by_parts = (
+        cross_entropy(module(found), labels)
+        for found in (images, *(PGD(0.1, steps=10)(s, images, labels) for s in (BPDA(module), attacker_of(module))))
+    )
+    assert by_parts - clean > 1.3 * (identity - clean) > 0
+
+
+def test_a_defense_without_a_purifier_has_no_gradient_of_one():
+    with pytest.raises(ValueError, match="StandardModule has no Purifier"):
+        PurifierGradient(StandardModule(NETWORK, spec=SPEC))

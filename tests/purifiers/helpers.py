@@ -1,9 +1,8 @@
-"""Images, settings, and a purifier with a gradient and a stand-in that differ."""
+"""Images, settings, and a purifier with a gradient."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 import lightning_advdef.purifiers as purifiers
 from lightning_advdef.purifiers import (
@@ -59,7 +58,7 @@ def apply(purifier, images, seed=0):
 
 @dataclass(frozen=True)
 class Darker(Purifier):
-    """Half the brightness, with noise if asked; differentiable, with a stand-in of another slope."""
+    """Half the brightness, with noise if asked."""
 
     noise: float = 0.0
 
@@ -68,6 +67,3 @@ class Darker(Purifier):
 
     def __call__(self, images, rng):
         return images / 2 + self.noise * rng.uniform(*images.shape[1:])
-
-    def stand_in(self):
-        return nn.AvgPool2d(1)

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch import nn
 
-from lightning_advdef.purifiers import BitDepth, Chain
+from lightning_advdef.purifiers import JPEG, BitDepth, Chain, GaussianBlur, Median, NonLocalMeans
 from lightning_advdef.rng import SampleRNG
 from tests.purifiers.helpers import Darker
 
@@ -34,9 +33,28 @@ def test_one_part_without_a_gradient_cuts_it():
     assert Chain([Darker(), Darker()]).differentiable
 
 
-def test_parts_without_a_stand_in_are_taken_for_the_identity():
-    assert Chain([BitDepth(1)]).stand_in() is None
-    assert [type(part) for part in Chain([BitDepth(1), Darker()]).stand_in()] == [nn.AvgPool2d]
+def weighted_gradient(function, images, weights):
+    leaf = images.clone().requires_grad_()
+    return torch.autograd.grad((function(leaf) * weights).sum(), leaf)[0]
+
+
+def test_a_part_with_a_gradient_keeps_it_between_parts_without():
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights, rng = torch.arange(images.numel()).view_as(images) / 100, SampleRNG.default(images)
+    parts = [BitDepth(5), Median(2, padding="mirror"), NonLocalMeans(strength=20.0)]
+    found = weighted_gradient(lambda leaf: Chain(parts).with_gradient(leaf, rng), images, weights)
+    expected = weighted_gradient(lambda leaf: parts[1](leaf, rng), parts[0](images, rng), weights)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert not torch.equal(found, weights), "the identity"
+
+
+def test_a_stand_in_is_differentiated_at_what_the_parts_before_it_made(images):
+    weights, rng = torch.arange(images.numel()).view_as(images) / 100, SampleRNG.default(images)
+    parts = [GaussianBlur(1.0), JPEG(50)]
+    found = weighted_gradient(lambda leaf: Chain(parts).with_gradient(leaf, rng), images, weights)
+    behind = weighted_gradient(parts[1].stand_in(), parts[0](images, rng), weights)
+    torch.testing.assert_close(found, weighted_gradient(lambda leaf: parts[0](leaf, rng), images, behind))
+    assert not torch.allclose(behind, weights, rtol=0.1)
 
 
 def test_a_chain_of_nothing_is_refused():

@@ -92,6 +92,15 @@ def test_the_gradient_is_that_of_a_difference_where_it_is_promised(purifier, ima
     torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-4, atol=0)
 
 
+def test_what_attackers_follow_has_the_value_of_the_purifier_and_a_gradient(purifier, images):
+    leaf = images.clone().requires_grad_()
+    found = purifier.with_gradient(leaf, SampleRNG.for_images(torch.arange(len(images)), 0))
+    assert torch.equal(found, apply(purifier, images))
+    (gradient,) = torch.autograd.grad(found.sum(), leaf)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1).count_nonzero(dim=1) > 0).all()
+
+
 @pytest.mark.parametrize("purifier", [each for each in ALL_SETTINGS if each.stand_in() is not None], ids=str)
 def test_the_stand_in_has_the_shape_of_the_images_and_a_gradient(purifier, images):
     leaf = images.clone().requires_grad_()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,6 @@ from lightning_advdef.models import NetworkFactory
 from lightning_advdef.purifiers import Purifier
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
-
-Squeeze = Callable[[Purifier, Tensor, SampleRNG], Tensor]
-
-
-def _squeeze(squeezer: Purifier, images: Tensor, rng: SampleRNG) -> Tensor:
-    return squeezer(images, rng)
 
 
 class FeatureSqueezingModule(DefenseModule):
@@ -87,35 +81,35 @@ class FeatureSqueezingModule(DefenseModule):
         source = "calibration" if self.given_threshold is None else "configuration"
         return {"threshold": self.threshold, "threshold_from": source}
 
-    def versions(self, images: Tensor, rng: SampleRNG, squeeze: Squeeze = _squeeze) -> Tensor:
+    def versions(self, images: Tensor, rng: SampleRNG, with_gradient: bool = False) -> Tensor:
         """Logits of images and of their squeezed versions.
 
         Args:
             images: Shape ``(N, C, H, W)``.
             rng: The images' random numbers.
-            squeeze: How a squeezer is applied.
+            with_gradient: Give each version the gradient that an attacker follows.
 
         Returns:
             Shape ``(1 + squeezers, N, K)``, those of the images first.
         """
         squeezed = [
-            squeeze(squeezer, images, rng.stream("squeezer", position))
+            (squeezer.with_gradient if with_gradient else squeezer)(images, rng.stream("squeezer", position))
             for position, squeezer in enumerate(self.squeezers)
         ]
         return torch.stack([self.classify(version) for version in (images, *squeezed)])
 
-    def scores(self, images: Tensor, rng: SampleRNG, squeeze: Squeeze = _squeeze) -> Tensor:
+    def scores(self, images: Tensor, rng: SampleRNG, with_gradient: bool = False) -> Tensor:
         """Largest L1 distance between the softmax of an image and those of its squeezed versions.
 
         Args:
             images: Shape ``(N, C, H, W)``.
             rng: The images' random numbers.
-            squeeze: How a squeezer is applied.
+            with_gradient: Give each version the gradient that an attacker follows.
 
         Returns:
             Scores from 0 to 2, shape ``(N,)``.
         """
-        answer, *others = self.versions(images, rng, squeeze).softmax(dim=2)
+        answer, *others = self.versions(images, rng, with_gradient).softmax(dim=2)
         return torch.stack([(other - answer).abs().sum(dim=1) for other in others]).amax(dim=0)
 
     def rejects(self, images: Tensor, rng: SampleRNG) -> Tensor:

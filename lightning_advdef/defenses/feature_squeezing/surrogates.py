@@ -8,8 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate, SurrogateFactory
-from lightning_advdef.attacks.surrogates.bpda import replace_value
-from lightning_advdef.purifiers import Purifier
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Access
 
@@ -18,7 +16,7 @@ class EvadingDetection(Surrogate):
     """What the attack maximises, minus weight * max(score - threshold, 0).
 
     Source: the adaptive attack of He et al., 2017, https://arxiv.org/abs/1706.04701, whose penalty on the detector's
-    score is added to another loss. Squeezers without a gradient are taken for the identity or their stand-in.
+    score is added to another loss. Squeezers have the gradient of :meth:`Purifier.with_gradient`.
 
     Args:
         defense: A :class:`FeatureSqueezingModule` with a threshold.
@@ -42,7 +40,7 @@ class EvadingDetection(Surrogate):
     def auxiliary(self, images: Tensor, labels: Tensor, rng: SampleRNG) -> Tensor:
         """The weighted penalty of each image."""
         defense: Any = self.defense
-        scores = defense.scores(images, rng.stream("defense"), squeeze_with_gradient)
+        scores = defense.scores(images, rng.stream("defense"), with_gradient=True)
         penalty: Tensor = self.weight * (scores - defense.threshold).clamp(min=0)
         return -penalty
 
@@ -66,16 +64,8 @@ class AllVersions(Surrogate):
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Those of the image, then of each squeezed version, shape ``(S, N, K)``."""
         defense: Any = self.defense
-        versions: Tensor = defense.versions(images, rng.stream("defense"), squeeze_with_gradient)
+        versions: Tensor = defense.versions(images, rng.stream("defense"), with_gradient=True)
         return versions
-
-
-def squeeze_with_gradient(squeezer: Purifier, images: Tensor, rng: SampleRNG) -> Tensor:
-    """What a squeezer gives, with its own gradient or that of its stand-in."""
-    if squeezer.differentiable:
-        return squeezer(images, rng)
-    stand_in = squeezer.stand_in()
-    return replace_value(images if stand_in is None else stand_in(images), squeezer(images.detach(), rng))
 
 
 def attackers() -> Mapping[str, SurrogateFactory]:
