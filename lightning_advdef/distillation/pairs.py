@@ -61,8 +61,7 @@ class PairMaker:
         self.defense, self.noise = defense, Eps(noise)
         self.cache = AdversarialCache(folder)
         self._deployed, self._gray = BPDA(defense), Undefended(defense)
-        classes = {type(part) for part in (*defense.modules(), *vars(defense).values())}
-        self._recipe = f"{code_hash(*classes)} {describe_network(defense)} {self.noise}"
+        self._recipe = f"{code_hash(defense)} {describe_network(defense)} {self.noise}"
 
     def make(self, data: DataModule, count: int, batch_size: int, report: Callable[[int], None]) -> Pairs:
         """Pairs of at most ``count`` training images; ``report`` hears how many images are done.

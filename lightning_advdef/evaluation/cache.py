@@ -55,8 +55,7 @@ class AdversarialCache:
             if scenario.attack.parts():
                 assert isinstance(surrogate.defense, nn.Module)
                 networks = (*networks, surrogate.defense)  # which decides about the survivors
-            classes = [type(item) for item in (scenario.attack, *scenario.attack.parts().values(), surrogate)]
-            code = code_hash(*classes, *(type(child) for module in networks for child in module.modules()))
+            code = code_hash(scenario.attack, *scenario.attack.parts().values(), surrogate, *networks)
             self._networks[surrogate] = code + "".join(map(describe_network, networks))
         return self._networks[surrogate]
 

@@ -65,7 +65,7 @@ def fingerprint(trainer: Trainer, module: LightningModule, judge: Judge) -> dict
         },
         "weights": weights_hash(module),
         "evaluation": {**settings, "scenarios": judge.describe()},
-        "code": code_hash(*_classes(module, judge)),
+        "code": code_hash(module, *_attackers(judge)),
     }
 
 
@@ -78,9 +78,9 @@ def _describe_data(trainer: Trainer, judge: Judge) -> dict[str, Any]:
     return {"class": type(data).__qualname__, **plain(named), "images": images, "batches": batches, "mean_image": mean}
 
 
-def _classes(module: LightningModule, judge: Judge) -> list[type]:
-    """Whose code the result rests on, besides this package's."""
+def _attackers(judge: Judge) -> list[object]:
+    """Attacks, their parts, surrogates, and the networks that these differentiate."""
     attacks = [runner.scenario.attack for runner in judge.runners.values()]
     parts = [part for attack in attacks for part in attack.parts().values()]
     surrogates = [runner.surrogate for runner in judge.runners.values()]
-    return [type(item) for item in (*module.modules(), *attacks, *parts, *surrogates)]
+    return [*attacks, *parts, *surrogates, *(module for surrogate in surrogates for module in surrogate.modules)]

@@ -4,26 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 import lightning_advdef
 
 _ROOT = Path(lightning_advdef.__file__).parent
 
 
-def code_hash(*classes: type) -> str:
+def code_hash(*items: object) -> str:
     """Changes with the source, so that a result is never continued or repeated by other code.
 
     Args:
-        classes: Of attacks, surrogates and networks in use: the files of those that are neither of this package nor of
-            an installed one are hashed as well.
+        items: Attacks, surrogates and networks in use: the files of their classes, and of those of the modules and
+            settings in them, such as purifiers, are hashed as well, unless they are of this package or installed.
     """
-    own = {path for item in classes if (path := _source(item)) is not None}
+    own = {path for kind in _classes(items) if (path := _source(kind)) is not None}
     content = b"".join(path.read_bytes() for path in sorted(own))
     return hashlib.sha256(_package_source() + content).hexdigest()[:16]
+
+
+def _classes(items: Iterable[object]) -> set[type]:
+    """Classes of items and of all that they hold, however deep."""
+    found: dict[int, object] = {}
+    waiting = list(items)
+    while waiting:
+        item = waiting.pop()
+        if id(item) not in found:
+            found[id(item)] = item
+            waiting += _held(item)
+    return {type(item) for item in found.values()}
+
+
+def _held(item: object) -> Iterable[object]:
+    """What lies in a container, or is an attribute of a module or a dataclass; nothing for other objects."""
+    if isinstance(item, Mapping):
+        return item.values()
+    if isinstance(item, list | tuple):
+        return item
+    if isinstance(item, nn.Module) or (is_dataclass(item) and not isinstance(item, type)):
+        return vars(item).values()
+    return ()
 
 
 @cache
@@ -36,7 +63,8 @@ def _source(item: type) -> Path | None:
         path = Path(inspect.getfile(item))
     except (TypeError, OSError):
         return None
-    installed = _ROOT in path.parents or "site-packages" in path.parts
+    library = item.__module__.partition(".")[0] in sys.stdlib_module_names
+    installed = library or _ROOT in path.parents or "site-packages" in path.parts
     return path if path.is_file() and not installed else None
 
 

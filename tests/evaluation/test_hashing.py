@@ -1,9 +1,40 @@
-"""What a description says of the files that it names."""
+"""Files that a result rests on: those that a description names, and those of classes in use."""
 
+import functools
 import hashlib
+import importlib.util
 import os
+import sys
+from collections import OrderedDict
 
-from lightning_advdef.evaluation.hashing import file_hashes
+import pytest
+from torch import nn
+
+from lightning_advdef.attacks import PGD, Targeted
+from lightning_advdef.defenses import FeatureSqueezingModule, PurificationModule
+from lightning_advdef.evaluation.hashing import code_hash, file_hashes
+from lightning_advdef.models import MLP
+from lightning_advdef.purifiers import Chain, Median
+
+OF_MY_OWN = """
+from dataclasses import dataclass
+from torch import nn
+from lightning_advdef.attacks import PGD
+from lightning_advdef.purifiers import Purifier
+
+class Layer(nn.Module):
+    pass
+
+@dataclass(frozen=True)
+class Attack(PGD):
+    pass
+
+@dataclass(frozen=True)
+class Mine(Purifier):
+    def __call__(self, images, rng):
+        return images
+"""
+NETWORK = functools.partial(MLP, hidden=[4])
 
 
 def attack_with(checkpoint):
@@ -28,3 +59,47 @@ def test_a_changed_file_has_another_hash(tmp_path):
 
 def test_nothing_is_said_of_files_that_are_not_there(tmp_path):
     assert file_hashes([attack_with(str(tmp_path / "a.ckpt")), attack_with(None), 3, "checkpoint"]) == {}
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A module in a file of one's own."""
+    path = tmp_path / "of_my_own.py"
+    path.write_text(OF_MY_OWN)
+    spec = importlib.util.spec_from_file_location("of_my_own", path)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "of_my_own", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda mine: PurificationModule(NETWORK, mine.Mine()),
+        lambda mine: PurificationModule(NETWORK, Chain([Median(3), Chain([mine.Mine()])])),
+        lambda mine: FeatureSqueezingModule(NETWORK, [Median(3), mine.Mine()]),
+        lambda mine: nn.Sequential(nn.Sequential(mine.Layer())),
+        lambda mine: mine.Attack(0.1),
+        lambda mine: Targeted(mine.Attack(0.1)),
+    ],
+    ids=["purifier", "chain", "squeezer", "layer", "attack", "inner attack"],
+)
+def test_the_code_of_a_class_of_ones_own_counts_wherever_it_is_used(mine, hold):
+    item = hold(mine)
+    before = code_hash(item)
+    with open(mine.__file__, "a") as file:
+        file.write("# edited")
+    assert code_hash(item) != before
+
+
+def test_the_code_of_installed_classes_does_not_count():
+    assert code_hash(nn.ReLU(), OrderedDict(a=PGD(0.1)), functools.partial(MLP)) == code_hash()
+
+
+def test_objects_that_hold_each_other_are_read_once():
+    first, second = [], []
+    first.append(second)
+    second.append(first)
+    assert code_hash(first) == code_hash()
