@@ -41,6 +41,7 @@ bench: $(READY) $(PEERS)
 	$(BIN)python -m benchmarks.bench_adversarial_training --width 16 --batch 32
 	$(BIN)python -m benchmarks.bench_active_defense
 	$(BIN)python -m benchmarks.bench_ride --images 32 --steps 10
+	$(BIN)python -m benchmarks.bench_idfr --batch 16 --rounds 3
 	$(BIN)python -m benchmarks.bench_attacks $(BENCH_ATTACKS)
 
 lint: $(READY)
