@@ -62,6 +62,8 @@ class ImageSpec(NamedTuple):
 class Defense(Protocol):
     """What an attack's surrogate and the evaluation may use of a defense (``DefenseModule`` has all of it).
 
+    A detector also has ``rejects(images, rng)``: which images it refuses to classify, bool, shape ``(N,)``.
+
     Attributes:
         stochastic: Whether it draws random numbers.
         fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.

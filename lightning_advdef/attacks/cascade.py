@@ -15,7 +15,7 @@ from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
-from lightning_advdef.attacks.verdict import deployed_logits
+from lightning_advdef.attacks.verdict import deployed_logits, rejections
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps, Norm
 
@@ -29,10 +29,12 @@ class AttackInParts(FixedBudgetAttack):
     Survivors are decided by the deployed defense, never by the surrogate: one pass, or ``draws`` passes where the
     defense is random; then the image that is right on the fewest draws is kept, and an image leaves when none is left.
     Every part starts from the clean image. A part that knows no budget, such as FAB, counts where it stays inside it.
+    Of a detector an image is broken where it is wrong and not rejected; one that is rejected goes on to the next part.
 
     Ledger columns: ``broken_by`` (number of the part, -1 for robust, -2 for wrong without an attack) and, for each
-    part, ``<part>/correct`` (share of right draws, NaN for images it was not run on), ``<part>/forward`` and
-    ``<part>/backward`` (passes). A part whose columns the surrogate knows from an earlier call is not run again.
+    part, ``<part>/correct`` (share of right draws, NaN for images it was not run on), of a detector
+    ``<part>/correct_or_rejected``, ``<part>/forward`` and ``<part>/backward`` (passes). A part whose columns the
+    surrogate knows from an earlier call is not run again.
 
     Args:
         box: Keep pixels in [0, 1], in all parts.
@@ -64,19 +66,20 @@ class AttackInParts(FixedBudgetAttack):
         """Runs the parts that are not known yet."""
         surrogate.ledger = dict(surrogate.known)
         if "broken_by" in surrogate.known:
-            right = (surrogate.known["broken_by"] != WRONG_BEFORE).to(images.dtype)
+            clean = {"correct": (surrogate.known["broken_by"] != WRONG_BEFORE).to(images.dtype)}
         else:
-            right = self._clean_verdict(surrogate, images, goal, rng)
-        adversarial, standing = images.clone(), right
+            clean = self._clean_verdict(surrogate, images, goal, rng)
+        right = clean["correct"]
+        adversarial, standing = images.clone(), torch.where(right > 0, _standing(clean), 0.0)
         broken_by = torch.where(right > 0, ROBUST, WRONG_BEFORE)
         for number, (name, part) in enumerate(self.parts().items()):
             attack = replace(part, box=self.box)
             if f"{name}/correct" not in surrogate.ledger:
                 attacked = ((standing if self.cascade else right) > 0) & (self.eps > 0)
-                found, after = self._run(name, attack, surrogate, images, goal, rng, attacked)
-                better = after < standing
+                found = self._run(name, attack, surrogate, images, goal, rng, attacked)
+                better = _standing(surrogate.ledger, f"{name}/") < standing
                 adversarial = torch.where(per_image(better), found, adversarial)
-            after = surrogate.ledger[f"{name}/correct"]
+            after = _standing(surrogate.ledger, f"{name}/")
             broken_by[(after == 0) & (standing > 0)] = number
             standing = torch.fmin(standing, after)
         surrogate.ledger["broken_by"] = broken_by
@@ -91,10 +94,12 @@ class AttackInParts(FixedBudgetAttack):
         goal: Goal,
         rng: SampleRNG,
         attacked: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Adversarial images of one part and on which share of draws each is right, which also go to the ledger."""
+    ) -> Tensor:
+        """Adversarial images of one part; their verdicts and passes go to the ledger."""
         before, enlisted = surrogate.spent(rng), surrogate.enlisted
-        found, after = images.clone(), images.new_full((len(images),), torch.nan)
+        found = images.clone()
+        columns = ["correct", "correct_or_rejected"] if hasattr(surrogate.defense, "rejects") else ["correct"]
+        verdict = {column: images.new_full((len(images),), torch.nan) for column in columns}
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[attacked]
@@ -107,25 +112,39 @@ class AttackInParts(FixedBudgetAttack):
             attack.verify(result, images[rows])
             inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps)
             found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
-            after[rows] = self._right(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
-            after[~attacked] = torch.nan
+            judged = self._verdict(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
+            for column, share in judged.items():
+                verdict[column][rows] = share
+                verdict[column][~attacked] = torch.nan
             surrogate.enlisted = enlisted
-        surrogate.ledger[f"{name}/correct"] = after
+        surrogate.ledger |= {f"{name}/{column}": share for column, share in verdict.items()}
         for kind, now in surrogate.spent(rng).items():
             surrogate.ledger[f"{name}/{kind}"] = now - before[kind]
-        return found, after
+        return found
 
-    def _clean_verdict(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
-        """See ``_right``; asks twice, because a network need not say that it is random."""
+    def _clean_verdict(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> dict[str, Tensor]:
+        """See ``_verdict``; asks twice, because a network need not say that it is random."""
         if surrogate.random:
-            return self._right(surrogate, images, goal, rng.stream("clean"))
+            return self._verdict(surrogate, images, goal, rng.stream("clean"))
         first, second = (self._deployed(surrogate, images, rng.stream(name), 1) for name in ("clean", "again"))
         surrogate.random = not torch.equal(first, second)
-        return self._right(surrogate, images, goal, rng.stream("draws")) if surrogate.random else _share(goal, first)
+        if surrogate.random:
+            return self._verdict(surrogate, images, goal, rng.stream("draws"))
+        return {"correct": _right(goal, first).float().mean(dim=0)}
 
-    def _right(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
-        """On which share of draws the deployed defense does not do what the attack wants, shape ``(N,)``."""
-        return _share(goal, self._deployed(surrogate, images, rng, self.draws if surrogate.random else 1))
+    def _verdict(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> dict[str, Tensor]:
+        """On which share of draws the deployed defense does not do what the attack wants, shape ``(N,)``.
+
+        Of a detector also on which it does not or rejects the image.
+        """
+        draws = self.draws if surrogate.random else 1
+        right = _right(goal, self._deployed(surrogate, images, rng, draws))
+        columns = {"correct": right.float().mean(dim=0)}
+        assert isinstance(surrogate.defense, nn.Module)
+        rejected = rejections(surrogate.defense, images, rng, draws)
+        if rejected is not None:
+            columns["correct_or_rejected"] = (right | rejected).float().mean(dim=0)
+        return columns
 
     def _deployed(self, surrogate: Surrogate, images: Tensor, rng: SampleRNG, draws: int) -> Tensor:
         """Logits of the deployed defense, shape ``(draws, N, K)``."""
@@ -136,8 +155,15 @@ class AttackInParts(FixedBudgetAttack):
         return logits
 
 
-def _share(goal: Goal, logits: Tensor) -> Tensor:
-    return 1 - torch.stack([goal.reached(draw) for draw in logits]).float().mean(dim=0)
+def _right(goal: Goal, logits: Tensor) -> Tensor:
+    """Whether draws ``(draws, N, K)`` do not do what the attack wants, bool, shape ``(draws, N)``."""
+    return ~torch.stack([goal.reached(draw) for draw in logits])
+
+
+def _standing(columns: Mapping[str, Tensor], prefix: str = "") -> Tensor:
+    """What is left to an attack, 0 where an image is broken on all draws; one wrong but rejected is halfway there."""
+    right = columns[f"{prefix}correct"]
+    return (right + columns.get(f"{prefix}correct_or_rejected", right)) / 2
 
 
 @dataclass(frozen=True)

@@ -188,14 +188,17 @@ class Judge:
 
         Settled are the images that earlier parts of the same cascade broke, and those that the scenario named in
         ``after`` broke within its smaller budget. Of a random defense nothing is settled: a verdict taken over would be
-        that of the draws on which an image was unlucky. Where each part is run by itself, all images are attacked, and
-        what is settled are the verdicts.
+        that of the draws on which an image was unlucky. Of a detector only what is wrong and not rejected is settled,
+        and no part is taken over: a survivor may be wrong already, by an image that is not known any more. Where each
+        part is run by itself, all images are attacked, and what is settled are the verdicts.
         """
-        earlier = {} if self.stochastic else earlier
+        earlier = {} if self.stochastic or "clean/rejected" in rows else earlier
         smaller = {} if scenario.after is None else columns_of(rows, scenario.after)
         nothing = torch.zeros_like(batch.labels, dtype=torch.bool)
         broken = earlier["broken_by"] != ROBUST if earlier else nothing
-        beaten = smaller["correct"] == 0 if smaller and not self.stochastic else nothing
+        beaten = nothing
+        if smaller and not self.stochastic:
+            beaten = smaller.get("correct_or_rejected", smaller["correct"]) == 0
         each_part = isinstance(scenario.attack, AttackInParts) and not scenario.attack.cascade
         attacked = torch.ones_like(nothing) if each_part else ~(broken | beaten)
         ledger = {name: column for name, column in earlier.items() if "/" in name or name == "broken_by"}

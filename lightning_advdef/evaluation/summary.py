@@ -171,7 +171,8 @@ def _part_summaries(rows: Rows, scenario: Scenario) -> list[dict[str, Any]]:
     """What each part of a cascade did, in order.
 
     ``cumulative_accuracy`` is the accuracy after this part and all before it; ``accuracy`` that of the part by itself,
-    None where it was run on survivors alone. Both come from the draws that decided about survivors.
+    None where it was run on survivors alone. Both come from the draws that decided about survivors. Of a detector they
+    do not excuse what is rejected, though ``broken`` counts only what is not.
     """
     name, clean = scenario.name, (rows["clean/correct"] > 0).float()
     standing, parts = clean * (rows[f"{name}/broken_by"] != WRONG_BEFORE), []

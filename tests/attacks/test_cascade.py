@@ -146,6 +146,30 @@ def test_a_fixed_shape_gives_the_same_ledger_and_images():
         assert torch.equal(column.nan_to_num(-5), strict[1][name].nan_to_num(-5)), name
 
 
+class Suspicious(Bright):
+    """Rejects dark images below a number, and very dark ones."""
+
+    def __init__(self, below=0, black=0.0):
+        super().__init__()
+        self.below, self.black = below, black
+
+    def rejects(self, images, rng):
+        first = images[:, 0, 0, 0]
+        return ((first < 0.4) & (numbers(images) < self.below)) | (first < self.black)
+
+
+@pytest.mark.parametrize("make", [FullGradient, Strict])
+def test_what_a_detector_rejects_goes_on_to_the_next_part(make):
+    found, ledger = run(planted(3, 6), make(Suspicious(below=2)))
+    if make is FullGradient:
+        assert [images for _, images in calls] == [[*range(10)], [0, 1, *range(3, 10)]]
+    assert ledger["broken_by"].tolist() == [ROBUST, ROBUST, 0, 1, 1, 1] + [ROBUST] * 4
+    assert ledger["below3/correct"].tolist() == [0] * 3 + [1] * 7
+    assert ledger["below3/correct_or_rejected"].tolist() == [1, 1, 0] + [1] * 7
+    assert ledger["below6/correct_or_rejected"].nan_to_num(-1).tolist() == [1, 1, -1, 0, 0, 0] + [1] * 4
+    assert right(Bright(), found, torch.zeros(10, dtype=torch.int64)).tolist() == [False] * 6 + [True] * 4
+
+
 # parts that know no budget
 
 
@@ -167,6 +191,15 @@ def test_a_part_without_budget_counts_only_inside_it(by, counts):
     found, ledger = run(cascade, FullGradient(Bright()))
     assert (ledger["broken_by"] == (1 if counts else ROBUST)).all()
     assert torch.equal(found, numbered_images()) != counts
+
+
+@pytest.mark.parametrize("order", [["planted", "far"], ["far", "planted"]])
+def test_of_two_wrong_images_the_one_that_a_detector_accepts_is_kept(order):
+    attacks = {"planted": Planted(0.2, below=10), "far": Far(by=0.15)}
+    cascade = Cascade(attacks={name: attacks[name] for name in order}, cascade=False)
+    found, ledger = run(cascade, FullGradient(Suspicious(black=0.32)))
+    torch.testing.assert_close(found[:, 0, 0, 0], torch.full((10,), 0.35))
+    assert (ledger["broken_by"] == order.index("far")).all()
 
 
 def test_minimal_norm_parts_are_told_that_the_budget_is_enough():

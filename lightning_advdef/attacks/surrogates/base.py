@@ -66,7 +66,7 @@ class Surrogate(ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether a wrong prediction here is a wrong prediction of the deployed defense, now and always."""
+        """Whether a wrong prediction here settles an image: the deployed defense has it, too, now and always."""
         return False
 
     @property
@@ -243,8 +243,8 @@ class FullGradient(Surrogate):
 
     @property
     def exact(self) -> bool:
-        """True for a deterministic defense under judgement."""
-        return not (self.random or self.strongest)
+        """True for a deterministic defense under judgement, unless it may reject what it gets wrong."""
+        return not (self.random or self.strongest or hasattr(self.defense, "rejects"))
 
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits of the deployed defense, shape ``(1, N, K)``."""

@@ -12,7 +12,7 @@ from lightning_advdef.types import Defense, Purify
 
 
 class PlainNetwork(nn.Module):
-    """A network that ignores random numbers, seen as a defense with no test-time part."""
+    """A network that ignores random numbers, seen as a defense with no test-time part but ``rejects``, if it has it."""
 
     stochastic = False
     fixed_shape = False
@@ -20,6 +20,8 @@ class PlainNetwork(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        if hasattr(network, "rejects"):
+            self.rejects = network.rejects
 
     @property
     def undefended(self) -> nn.Module:

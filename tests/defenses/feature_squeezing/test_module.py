@@ -6,10 +6,12 @@ import json
 import pytest
 import torch
 
-from lightning_advdef.attacks import PGD, FullGradient
+from lightning_advdef.attacks import PGD, Cascade, FullGradient, Square
 from lightning_advdef.checkpoints import load_defense, save_defense
 from lightning_advdef.defenses import FeatureSqueezingModule
+from lightning_advdef.defenses.feature_squeezing import AllVersions
 from lightning_advdef.evaluation import Judge, Scenario
+from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.evaluation.summary import summarise
 from lightning_advdef.models import MLP
 from lightning_advdef.purifiers import BitDepth, GaussianBlur, Median, RandomResizePad
@@ -156,6 +158,44 @@ def test_a_random_squeezer_is_graded_draw_by_draw():
     assert (rows["pgd/correct_or_rejected"] >= torch.maximum(shares, rows["pgd/correct"]) - 1e-6).all()
 
 
+def rows_of(module, *scenarios, known=None, strict=False):
+    batch = Batch(BATCH.images, module(BATCH.images).argmax(dim=1), BATCH.indices)
+    return Judge(module, scenarios, JudgeSettings(strict=strict, batch_size=30))(batch, known)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_no_image_leaves_an_attack_on_its_prediction_alone(strict):
+    rows = rows_of(module_of(threshold=1.0), Scenario("pgd", PGD(0.1, steps=3)), strict=strict)
+    assert (rows["pgd/correct"] == 0).any()
+    assert (rows["pgd/forward"] == 4).all()
+
+
+@pytest.mark.parametrize("surrogate", [FullGradient, AllVersions])
+def test_the_last_of_several_budgets_is_no_safer_than_by_itself(surrogate):
+    module, attack = module_of(threshold=1.0), PGD(0.2, steps=10)
+    sweep = rows_of(module, Scenario("pgd", attack, surrogate, eps=[0.02, 0.05, 0.2]))
+    alone = rows_of(module, Scenario("pgd", attack, surrogate, eps=[0.2]))
+    rejected = (sweep["pgd/eps0.02/correct"] == 0) & (sweep["pgd/eps0.02/correct_or_rejected"] == 1)
+    assert (alone["pgd/eps0.2/correct_or_rejected"][rejected] == 0).any(), "some are worth another attack"
+    for column in ("correct", "correct_or_rejected"):
+        assert (sweep[f"pgd/eps0.2/{column}"] <= alone[f"pgd/eps0.2/{column}"]).all(), column
+    shares = [sweep[f"pgd/eps{eps}/correct_or_rejected"] for eps in ("0.02", "0.05", "0.2")]
+    assert (shares[0] >= shares[1]).all()
+    assert (shares[1] >= shares[2]).all()
+
+
+def test_a_part_that_was_added_to_a_cascade_makes_no_wrong_image_right():
+    module = module_of(threshold=1.0)
+    pgd, square = PGD(0.1, steps=3), Square(0.1, queries=10)
+    first = rows_of(module, Scenario("a", Cascade(attacks={"pgd": pgd})))
+    both = Scenario("a", Cascade(attacks={"pgd": pgd, "square": square}))
+    found, fresh = rows_of(module, both, known=first), rows_of(module, both)
+    assert (found["a/correct"] <= first["a/correct"]).all()
+    assert (found["a/correct_or_rejected"] <= first["a/correct_or_rejected"]).all()
+    assert found.keys() == fresh.keys()
+    assert all(torch.equal(found[name].nan_to_num(-5), fresh[name].nan_to_num(-5)) for name in found)
+
+
 def test_the_command_calibrates_and_the_result_tells_rejections(advdef, tmp_path):
     from lightning_advdef.__main__ import run
 
@@ -181,7 +221,7 @@ def test_the_command_calibrates_and_the_result_tells_rejections(advdef, tmp_path
 
 def attacked(module, surrogate):
     labels = module(BATCH.images).argmax(dim=1)
-    adversarial = PGD(0.1, steps=20)(surrogate, BATCH.images, labels)
+    adversarial = PGD(0.2, steps=20)(surrogate, BATCH.images, labels)
     wrong = module(adversarial).argmax(dim=1) != labels
     return wrong, module.rejects(adversarial, RNG)
 
