@@ -34,7 +34,7 @@ def naive(request):
     return module, images, expected
 
 
-@pytest.mark.parametrize("together", [TOGETHER, 5, 1])
+@pytest.mark.parametrize("together", [TOGETHER, 5 * IMAGES[0].numel(), IMAGES[0].numel()])
 @pytest.mark.parametrize("fixed_shape", [False, True])
 def test_images_and_steps_are_those_of_the_naive_loop(naive, monkeypatch, together, fixed_shape):
     monkeypatch.setitem(active_defense._TOGETHER, "cpu", together)
@@ -43,6 +43,15 @@ def test_images_and_steps_are_those_of_the_naive_loop(naive, monkeypatch, togeth
     found = purified(module, images, RNG)
     close(found.images, expected[0])
     assert torch.equal(found.steps, expected[1])
+
+
+def test_float32_takes_the_steps_of_float64_and_ends_in_the_same_class(naive):
+    module, images, _ = naive
+    expected, classes = purified(module, images, RNG), module(images, RNG).argmax(dim=1)
+    single = module_of(clip=module.clip)
+    found = purified(single, images.float(), RNG)
+    assert ((found.steps - expected.steps).abs() <= 1).all()
+    assert torch.equal(single(images.float(), RNG).argmax(dim=1), classes)
 
 
 def test_the_known_answer_has_images_of_all_kinds(naive):
@@ -56,7 +65,7 @@ def test_the_known_answer_has_images_of_all_kinds(naive):
 @pytest.mark.parametrize("between", [2, 8])
 def test_looking_seldom_who_is_finished_changes_nothing(naive, monkeypatch, between):
     monkeypatch.setitem(active_defense._STEPS_BETWEEN_LOOKS, "cpu", between)
-    monkeypatch.setitem(active_defense._TOGETHER, "cpu", 5)
+    monkeypatch.setitem(active_defense._TOGETHER, "cpu", 5 * IMAGES[0].numel())
     module, images, expected = naive
     found = purified(module, images, RNG)
     close(found.images, expected[0])
@@ -83,7 +92,7 @@ def test_an_image_alone_is_an_image_in_a_batch_of_64():
 
 @pytest.mark.parametrize("fixed_shape", [False, True])
 def test_limits_stop_each_image_at_its_own_step(monkeypatch, fixed_shape):
-    monkeypatch.setitem(active_defense._TOGETHER, "cpu", 5)
+    monkeypatch.setitem(active_defense._TOGETHER, "cpu", 5 * IMAGES[0].numel())
     module = module_of().double()
     module.fixed_shape = fixed_shape
     start = module.purifier.init(IMAGES.double(), RNG)
