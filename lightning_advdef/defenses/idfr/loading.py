@@ -11,6 +11,21 @@ from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.errors import CheckpointError
 
 
+def require_target_alone(path: str | Path) -> None:
+    """Refuses weights with trained parts of their own where others are asked for.
+
+    Raises:
+        CheckpointError: If the file has any part of an ``IDFRModule`` beside the target.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    found = sorted({key.partition(".")[0] for key in state} & {"denoiser", "restorer"})
+    if found:
+        raise CheckpointError(
+            f"{path} holds its own {' and '.join(found)}, which parts_weights would replace: leave out "
+            "--model.parts_weights, or give a checkpoint of the target alone as --model.weights"
+        )
+
+
 def load_parts(parts: Mapping[str, nn.Module], path: str | Path) -> None:
     """Copies weights of named parts of an ``IDFRModule``, whatever target stood behind them.
 

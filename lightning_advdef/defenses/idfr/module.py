@@ -18,7 +18,7 @@ from lightning_advdef.defenses.base import DefenseModule, _global_seed
 from lightning_advdef.defenses.fixed_examples import Leaves, load_or_make, training_images
 from lightning_advdef.defenses.idfr.adversaries import Adversaries, require_budgets
 from lightning_advdef.defenses.idfr.embeddings import EmbeddingPools, Pairing, pools_of
-from lightning_advdef.defenses.idfr.loading import load_parts
+from lightning_advdef.defenses.idfr.loading import load_parts, require_target_alone
 from lightning_advdef.defenses.idfr.surrogates import Parts, WithParts
 from lightning_advdef.models import DenoiserFactory, FeatureRestorer, InputDenoiser, NetworkFactory, RestorerFactory
 from lightning_advdef.rng import SampleRNG
@@ -55,7 +55,8 @@ class IDFRModule(DefenseModule):
         noise_rounds: Noisy copies of each clean image in a step; together they weigh as much as the adversarial one.
             0 leaves them out, as the authors' code does.
         pairing: See :meth:`EmbeddingPools.pairs`.
-        parts_weights: Checkpoint of another target whose trained parts are taken; ``weights`` then holds the target.
+        parts_weights: Checkpoint of another target whose trained parts are taken; ``weights`` then holds the target
+            and, except in a ``fit``, no parts of its own.
         kwargs: See :class:`DefenseModule`.
 
     Raises:
@@ -237,7 +238,8 @@ class IDFRModule(DefenseModule):
         """Loads the target of ``weights`` and the trained parts of ``parts_weights`` or else of ``weights``.
 
         Raises:
-            CheckpointError: If a file cannot be read, or lacks what is frozen or, in a test, anything.
+            CheckpointError: If a file cannot be read, or lacks what is frozen or, in a test, anything; or if, in a test,
+                both files have trained parts.
             ValueError: If a ``fit`` is asked to train less than all, or behind an untrained denoiser.
         """
         if stage == "fit":
@@ -258,6 +260,8 @@ class IDFRModule(DefenseModule):
             rank_zero_warn("the target stays as its network starts, which is untrained unless it has published weights")
 
     def _load(self, stage: str) -> None:
+        if stage != "fit" and self.weights is not None and self.parts_weights is not None:
+            require_target_alone(self.weights)
         if self.weights is not None:
             load_weights(nn.ModuleDict({"classifier": self.classifier}), self.weights, complete=True)
         trained: dict[str, nn.Module] = {}

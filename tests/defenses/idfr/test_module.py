@@ -360,6 +360,29 @@ def test_a_moved_denoiser_gets_a_restorer_of_its_own(runs, tmp_path):
     assert torch.equal(module.denoiser.layer1[0].weight, loaded(runs["denoise"]).denoiser.layer1[0].weight)
 
 
+@pytest.fixture(scope="module")
+def moved_denoiser(runs, tmp_path_factory):
+    """Where a new restorer behind a denoiser of another training is, and what both were made from."""
+    folder = tmp_path_factory.mktemp("moved")
+    settings = {"stage": "restore", "weights": target_of(folder), "parts_weights": runs["denoise"]}
+    return saved(module_of(**settings), folder / "moved.ckpt"), settings
+
+
+def test_trained_parts_are_not_replaced_by_those_that_training_began_with(moved_denoiser):
+    path, _ = moved_denoiser
+    module = loaded(path)
+    before = state_of(module)
+    module.denoiser.layer1[0].weight.data.zero_()
+    module.setup("test")
+    assert changed(module, before) == {"denoiser"}
+
+
+def test_testing_two_files_with_trained_parts_is_refused(moved_denoiser):
+    path, settings = moved_denoiser
+    with pytest.raises(CheckpointError, match="holds its own denoiser and restorer, which parts_weights would replace"):
+        module_of(**settings | {"weights": path}).setup("test")
+
+
 def test_classifier_without_embeddings_has_nothing_to_restore():
     settings = {"network": ConvNet, "spec": "cifar10"}
     with pytest.raises(ValueError, match="the head of ConvNet is Sequential"):
