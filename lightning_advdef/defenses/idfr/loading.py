@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_advdef.checkpoints import read_checkpoint
+from lightning_advdef.checkpoints import plain, read_checkpoint
 from lightning_advdef.errors import CheckpointError
+
+_ADVICE = {
+    "denoiser": "give --model.denoiser the settings it was trained with",
+    "restorer": "a restorer goes with targets of one embedding width, and with its own --model.restorer",
+}
 
 
 def require_target_alone(path: str | Path) -> None:
@@ -26,28 +33,54 @@ def require_target_alone(path: str | Path) -> None:
         )
 
 
-def load_parts(parts: Mapping[str, nn.Module], path: str | Path) -> None:
+def load_parts(parts: Mapping[str, nn.Module], path: str | Path, settings: Mapping[str, Any]) -> None:
     """Copies weights of named parts of an ``IDFRModule``, whatever target stood behind them.
 
     Args:
         parts: Modules by the name that the checkpoint has for them.
         path: Checkpoint file.
+        settings: Hyper-parameters that the parts were made from, to be compared with those of the checkpoint: some,
+            such as ``skip_from``, no shape tells.
 
     Raises:
-        CheckpointError: If the file lacks one or has it in another shape, such as a restorer for another width.
+        CheckpointError: If the file lacks one, has it in another shape, or made it from other settings.
     """
-    state = read_checkpoint(path)["state_dict"] if parts else {}
+    content = read_checkpoint(path) if parts else {}
+    stored = content.get("hyper_parameters", {})
     for name, part in parts.items():
-        own = part.state_dict()
-        found = {key: state[f"{name}.{key}"] for key in own if f"{name}.{key}" in state}
-        if len(found) < len(own):
-            raise CheckpointError(
-                f"{path} holds no {name} like this one: train it first, and give that run's checkpoint (README of IDFR)"
-            )
-        for key, value in own.items():
-            if value.shape != found[key].shape:
-                raise CheckpointError(
-                    f"the {name} in {path} does not fit: its {key} has shape {tuple(found[key].shape)} where "
-                    f"{tuple(value.shape)} is needed; a restorer goes with targets of one embedding width"
-                )
+        found = _weights_of(name, part, content["state_dict"], path)
+        _require_same(name, _completed(settings.get(name), part), _completed(stored.get(name), part), path)
         part.load_state_dict(found)
+
+
+def _weights_of(name: str, part: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    own = part.state_dict()
+    found = {key: state[f"{name}.{key}"] for key in own if f"{name}.{key}" in state}
+    if len(found) < len(own):
+        raise CheckpointError(
+            f"{path} holds no {name} like this one: train it first, and give that run's checkpoint (README of IDFR)"
+        )
+    for key, value in own.items():
+        if value.shape != found[key].shape:
+            raise CheckpointError(
+                f"the {name} in {path} does not fit: its {key} has shape {tuple(found[key].shape)} where "
+                f"{tuple(value.shape)} is needed; {_ADVICE[name]}"
+            )
+    return found
+
+
+def _completed(description: Any, part: nn.Module) -> dict[str, Any]:
+    """Settings of a part, those left at their defaults included; empty if its factory has no description."""
+    if not isinstance(description, Mapping):
+        return {}
+    parameters = inspect.signature(type(part)).parameters.values()
+    defaults = {each.name: plain(each.default) for each in parameters if each.default is not each.empty}
+    return defaults | {name: plain(value) for name, value in (description.get("init_args") or {}).items()}
+
+
+def _require_same(name: str, own: Mapping[str, Any], stored: Mapping[str, Any], path: str | Path) -> None:
+    for key in own.keys() & stored.keys():
+        if own[key] != stored[key]:
+            raise CheckpointError(
+                f"the {name} in {path} was trained with {key}: {stored[key]}, not {own[key]}: change --model.{name}"
+            )

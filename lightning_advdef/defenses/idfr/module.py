@@ -25,6 +25,9 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
 
 Stage = Literal["denoise", "restore"]
+DenoiserLoss = Literal["ce", "feature_l1"]
+
+_CHOICES = {"denoiser_loss": DenoiserLoss, "leaves": Leaves, "pairing": Pairing}
 
 
 class IDFRModule(DefenseModule):
@@ -70,7 +73,7 @@ class IDFRModule(DefenseModule):
         parts: Parts = "all",
         denoiser: DenoiserFactory = InputDenoiser,
         restorer: RestorerFactory = FeatureRestorer,
-        denoiser_loss: Literal["ce", "feature_l1"] = "ce",
+        denoiser_loss: DenoiserLoss = "ce",
         attacks: list[Attack] | None = None,
         largest_eps: Eps | None = None,
         leaves: Leaves = "prediction",
@@ -87,6 +90,9 @@ class IDFRModule(DefenseModule):
         require_budgets(self.attacks, largest_eps)
         for attack in self.attacks:
             refuse_parts(attack, "IDFR")
+        for name, choice in (("denoiser_loss", denoiser_loss), ("leaves", leaves), ("pairing", pairing)):
+            if choice not in get_args(_CHOICES[name]):
+                raise ValueError(f"{name} must be {' or '.join(get_args(_CHOICES[name]))}, got {choice!r}")
         if parts not in get_args(Parts) or stage not in get_args(Stage) or noise < 0 or noise_rounds < 0:
             raise ValueError(
                 "IDFR needs stage denoise or restore, parts target, denoiser or all, and noise and noise_rounds of at "
@@ -238,8 +244,8 @@ class IDFRModule(DefenseModule):
         """Loads the target of ``weights`` and the trained parts of ``parts_weights`` or else of ``weights``.
 
         Raises:
-            CheckpointError: If a file cannot be read, or lacks what is frozen or, in a test, anything; or if, in a test,
-                both files have trained parts.
+            CheckpointError: If a file cannot be read, or lacks what is frozen or, in a test, anything, or has it in
+                another form; or if, in a test, both files have trained parts.
             ValueError: If a ``fit`` is asked to train less than all, or behind an untrained denoiser.
         """
         if stage == "fit":
@@ -271,5 +277,5 @@ class IDFRModule(DefenseModule):
             trained["restorer"] = self.restorer
         path = self.parts_weights or self.weights
         if path is not None:
-            load_parts(trained, path)
+            load_parts(trained, path, self.hparams)
         self._weights_loaded = True

@@ -352,6 +352,31 @@ def test_restorer_of_another_width_is_refused(runs, tmp_path):
     module_of(**settings).setup("test")
 
 
+def test_denoiser_of_another_width_is_refused(runs):
+    other = functools.partial(InputDenoiser, width=4)
+    with pytest.raises(CheckpointError, match="the settings it was trained with"):
+        module_of(denoiser=other, weights=runs["denoise"]).setup("test")
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("denoiser", functools.partial(InputDenoiser, width=2, skip_from=1)),
+        ("denoiser", functools.partial(InputDenoiser, width=2, residual_activation="relu")),
+        ("restorer", functools.partial(FeatureRestorer, hidden=[8, 4], skips=True)),
+    ],
+)
+def test_part_with_weights_of_one_shape_but_other_settings_is_refused(runs, part, other):
+    with pytest.raises(CheckpointError, match=f"the {part} in .* was trained with .*: change --model.{part}"):
+        module_of(stage="restore", weights=runs["restore"], **{part: other}).setup("test")
+
+
+def test_settings_at_their_defaults_need_not_be_written(runs):
+    denoiser = functools.partial(InputDenoiser, width=2, skip_from=2, residual_activation="linear")
+    restorer = functools.partial(FeatureRestorer, hidden=(8, 4), batch_norm=False)
+    module_of(stage="restore", weights=runs["restore"], denoiser=denoiser, restorer=restorer).setup("test")
+
+
 def test_a_moved_denoiser_gets_a_restorer_of_its_own(runs, tmp_path):
     network = functools.partial(MLP, hidden=[16])
     target = target_of(tmp_path, network=network)
@@ -405,6 +430,19 @@ def test_classifier_without_embeddings_has_nothing_to_restore():
 )
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=r"IDFR needs|largest_eps"):
+        module_of(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "choices"),
+    [
+        ({"pairing": "any"}, "same_class or correct_wrong"),
+        ({"leaves": "true"}, "label or prediction"),
+        ({"denoiser_loss": "l2"}, "ce or feature_l1"),
+    ],
+)
+def test_unknown_words_are_refused_with_the_choices(settings, choices):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be {choices}"):
         module_of(**settings)
 
 
