@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -42,11 +43,12 @@ def label_leak(
     """Moves perturbations to images that do not show their class; a defense that sees images answers by those.
 
     Source: label leaking, Kurakin et al., 2017, https://arxiv.org/abs/1611.01236, section 4.4, as a transplantation. It
-    is what accuracy that grows with eps points at.
+    is what accuracy that grows with eps points at. The undefended classifier, probed likewise, says how much of the
+    class such a perturbation shows to a network that was never trained on any.
 
     Args:
         defense: What is probed.
-        attack: Makes the perturbations, away from the true class.
+        attack: Makes the perturbations, away from the true class; its ``box`` is lifted.
         images: Clean images in [0, 1], shape ``(N, C, H, W)``, of at least two classes.
         labels: True classes, int64, shape ``(N,)``.
         rng: Of the images; None for seed 0.
@@ -56,6 +58,8 @@ def label_leak(
         ValueError: If all images are of one class.
     """
     rng = SampleRNG.default(images) if rng is None else rng
+    # the box would cut the perturbation at the strokes of the image, which then shows in it
+    attack = replace(attack, box=False)
     perturbation = attack(surrogate or Undefended(defense), images, labels, rng) - images
     grey, others = torch.full_like(images, _GREY), images[_of_another_class(labels)]
 

@@ -20,6 +20,13 @@ class Marking(FixedBudgetAttack):
         return images + nn.functional.pad(marks, (0, 1, 0, 3))
 
 
+class Brightening(FixedBudgetAttack):
+    """Adds the same to all pixels."""
+
+    def search(self, surrogate, images, goal, rng, ball):
+        return self.clip(images + self.eps)
+
+
 class Pixels(nn.Module):
     """Logits are three pixels of a row."""
 
@@ -54,6 +61,14 @@ def test_a_reader_of_images_is_cleared(images):
 
 def test_a_plain_attack_drives_away_from_the_label(images):
     assert label_leak(Pixels(3), FGSM(0.1), images, LABELS).blank == 0.0
+
+
+def test_the_box_does_not_print_the_image_into_the_perturbation():
+    images = torch.full((COUNT, 1, 4, 4), 0.5)
+    images[torch.arange(COUNT), 0, 3, LABELS] = 1.0
+    darkest = Pixels(3)
+    darkest.scale.data.fill_(-1)
+    assert label_leak(darkest, Brightening(0.1), images, LABELS).blank == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize("labels", [torch.arange(COUNT) % 3, (torch.arange(COUNT) > 18) * 1, torch.arange(COUNT) // 8])
