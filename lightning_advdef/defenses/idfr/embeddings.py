@@ -29,7 +29,7 @@ class EmbeddingPools:
 
     def __init__(self, embeddings: Tensor, labels: Tensor, correct: Tensor, classes: int) -> None:
         group = 2 * labels + ~correct
-        self.embeddings = embeddings[group.argsort()]
+        self.embeddings = embeddings[group.argsort(stable=True)]
         self.counts = torch.bincount(group, minlength=2 * classes).view(classes, 2)
         sizes = self.counts.sum(dim=1)
         self.starts = sizes.cumsum(dim=0) - sizes

@@ -212,6 +212,7 @@ class IDFRModule(DefenseModule):
 
     def on_fit_start(self) -> None:
         """Makes or reads the fixed adversarial images, and embeds all training images for the restorer."""
+        self.__dict__.pop("_adversaries", None)  # of an earlier fit, maybe on other data
         if self.stage == "restore":
             self._pools = self._embed_training_images()
         else:

@@ -221,6 +221,13 @@ def test_training_on_cached_images_is_the_same_whether_they_were_there(runs, tmp
     assert not changed(second, state_of(first))
 
 
+def test_a_second_fit_caches_images_of_its_own_data(runs, tmp_path):
+    module = module_of(weights=runs["target"], cache=str(tmp_path / "cache"))
+    for count in (10, 20):
+        quiet_trainer(tmp_path).fit(module, toy(count=count))
+        assert len(module._adversaries.sets[0].images) == count
+
+
 # trainings
 
 
