@@ -34,20 +34,27 @@ class Adversaries:
         self.surrogate, self.attacks = surrogate, list(attacks)
         self.largest_eps, self.leaves, self.sets = largest_eps, leaves, sets
 
-    def draw(self, batch: Batch, rng: SampleRNG) -> Tensor:
-        """Adversarial images ``(N, C, H, W)`` of the attack that the first image's random numbers draw for all."""
-        number = 0
-        if len(self.attacks) > 1:
-            number = int(rng[:1].stream("choice").integers(1, high=len(self.attacks)))
-        return self.of(number, batch, rng)
+    def draw(self, batch: Batch, rng: SampleRNG, common: SampleRNG) -> Tensor:
+        """Adversarial images of one attack for all, drawn with equal chance.
 
-    def of(self, number: int, batch: Batch, rng: SampleRNG) -> Tensor:
-        """Adversarial images ``(N, C, H, W)`` of one of the attacks."""
+        Args:
+            batch: Clean images ``(N, C, H, W)``.
+            rng: Of the images.
+            common: Of one row, the same for all parts of a batch: draws attack and budget.
+
+        Returns:
+            Shape ``(N, C, H, W)``.
+        """
+        number = int(common.stream("choice").integers(1, high=len(self.attacks)))
+        return self.of(number, batch, rng, common)
+
+    def of(self, number: int, batch: Batch, rng: SampleRNG, common: SampleRNG) -> Tensor:
+        """Adversarial images ``(N, C, H, W)`` of one of the attacks; see :meth:`draw`."""
         if self.sets is not None:
             return self.sets[number][batch.indices]
         attack = self.attacks[number]
         if self.largest_eps is not None:
-            share = float(rng[:1].stream("eps").uniform(1))
+            share = float(common.stream("eps").uniform(1))
             attack = attack.with_eps(share * self.largest_eps)
         return attacked(self.surrogate, attack, batch, rng, self.leaves)
 

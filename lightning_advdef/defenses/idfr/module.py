@@ -108,6 +108,7 @@ class IDFRModule(DefenseModule):
         for part in self._frozen:
             part.requires_grad_(False).eval()
         self._pools: EmbeddingPools | None = None
+        self._batch_number = 0
 
     def _embedding_width(self) -> int:
         head = self.classifier.head
@@ -169,9 +170,18 @@ class IDFRModule(DefenseModule):
         """That of the part in training."""
         return self._denoiser_loss(batch, rng) if self.restorer is None else self._restorer_loss(batch, rng)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Keeps the number of the batch, which all processes share."""
+        self._batch_number = batch_idx
+
+    def _batch_rng(self) -> SampleRNG:
+        """One row for the batch, whatever part of it this process has."""
+        number = torch.tensor([self._batch_number], device=self.device)
+        return SampleRNG.for_images(number, _global_seed(), "train_batches", self.current_epoch)
+
     def _denoiser_loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
         """Eq. 3 on an adversarial and some noisy copies of each image; one pass of all."""
-        copies = [self._adversaries.draw(batch, rng.stream("adversary"))]
+        copies = [self._adversaries.draw(batch, rng.stream("adversary"), self._batch_rng())]
         copies += [self._noisy(batch.images, rng.stream("noise", round_)) for round_ in range(self.noise_rounds)]
         losses = self._distance(self.denoiser(torch.cat(copies)), batch).view(len(copies), -1)
         adversarial = losses[0].mean()
@@ -223,7 +233,8 @@ class IDFRModule(DefenseModule):
 
         def versions(batch: Batch) -> list[Tensor]:
             rng = SampleRNG.for_images(batch.indices, _global_seed(), "train").stream("adversary")
-            return [batch.images, *(self._adversaries.of(number, batch, rng) for number in range(len(self.attacks)))]
+            attacked = (self._adversaries.of(number, batch, rng, rng[:1]) for number in range(len(self.attacks)))
+            return [batch.images, *attacked]
 
         def embed(images: Tensor) -> tuple[Tensor, Tensor]:
             with attack_mode(self), torch.no_grad():

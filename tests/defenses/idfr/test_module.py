@@ -165,7 +165,8 @@ def drawn(module, count=60):
     """Adversarial images of many batches of the same images."""
     batch = batch_of()
     rngs = [SampleRNG.for_images(batch.indices, epoch=epoch) for epoch in range(count)]
-    return batch, [module._adversaries.draw(batch, rng) for rng in rngs]
+    numbers = [SampleRNG.for_images(torch.tensor([number])) for number in range(count)]
+    return batch, [module._adversaries.draw(batch, *pair) for pair in zip(rngs, numbers, strict=True)]
 
 
 def test_every_batch_draws_one_attack_for_all_of_its_images():
@@ -181,6 +182,20 @@ def test_budgets_are_drawn_up_to_the_largest():
     sizes = torch.tensor([(images - batch.images).abs().max() for images in found]).sort().values
     assert sizes[-1] <= 0.3 + 1e-6
     assert (sizes - torch.linspace(0, 0.3, len(sizes))).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("settings", [{"attacks": [FGSM(0.1), FGSM(0.2)]}, {"largest_eps": 0.3}])
+def test_parts_of_a_batch_draw_as_the_whole(settings):
+    module, batch = module_of(**settings), batch_of()
+    rng, found = rng_of(batch), []
+    for number in range(12):
+        module.on_train_batch_start(batch, number)
+        whole = module._adversaries.draw(batch, rng, module._batch_rng())
+        for half in (slice(0, 3), slice(3, 6)):
+            part = type(batch)(*(values[half] for values in batch))
+            torch.testing.assert_close(module._adversaries.draw(part, rng[half], module._batch_rng()), whole[half])
+        found.append(round(float((whole - batch.images).abs().max()), 3))
+    assert len(set(found)) > 1
 
 
 def test_attacks_on_another_network_do_not_ask_the_target(runs):
