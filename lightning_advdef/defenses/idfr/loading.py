@@ -33,6 +33,19 @@ def require_target_alone(path: str | Path) -> None:
         )
 
 
+def require_no_restorer(path: str | Path) -> None:
+    """Refuses to leave a trained restorer out without being told to.
+
+    Raises:
+        CheckpointError: If the file has one.
+    """
+    if any(key.startswith("restorer.") for key in read_checkpoint(path)["state_dict"]):
+        raise CheckpointError(
+            f"{path} holds a restorer, which stage: denoise lacks: add --model.stage restore, or leave it out with "
+            "--model.parts denoiser"
+        )
+
+
 def load_parts(parts: Mapping[str, nn.Module], path: str | Path, settings: Mapping[str, Any]) -> None:
     """Copies weights of named parts of an ``IDFRModule``, whatever target stood behind them.
 

@@ -18,7 +18,7 @@ from lightning_advdef.defenses.base import DefenseModule, _global_seed
 from lightning_advdef.defenses.fixed_examples import Leaves, load_or_make, training_images
 from lightning_advdef.defenses.idfr.adversaries import Adversaries, require_budgets
 from lightning_advdef.defenses.idfr.embeddings import EmbeddingPools, Pairing, pools_of
-from lightning_advdef.defenses.idfr.loading import load_parts, require_target_alone
+from lightning_advdef.defenses.idfr.loading import load_parts, require_no_restorer, require_target_alone
 from lightning_advdef.defenses.idfr.surrogates import Parts, WithParts
 from lightning_advdef.models import DenoiserFactory, FeatureRestorer, InputDenoiser, NetworkFactory, RestorerFactory
 from lightning_advdef.rng import SampleRNG
@@ -164,6 +164,15 @@ class IDFRModule(DefenseModule):
             found["with_restorer"] = partial(WithParts, parts="all")
         return found
 
+    def in_use(self) -> dict[str, Any]:
+        """The parts that answer."""
+        deployed = ["target"]
+        if self.parts != "target":
+            deployed.append("denoiser")
+        if self.parts == "all" and self.restorer is not None:
+            deployed.append("restorer")
+        return {"deployed": deployed}
+
     # training
 
     def loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
@@ -257,7 +266,8 @@ class IDFRModule(DefenseModule):
 
         Raises:
             CheckpointError: If a file cannot be read, or lacks what is frozen or, in a test, anything, or has it in
-                another form; or if, in a test, both files have trained parts.
+                another form; or if, in a test, both files have trained parts, or
+                one has a restorer that would be left out unasked.
             ValueError: If a ``fit`` is asked to train less than all, or behind an untrained denoiser.
         """
         if stage == "fit":
@@ -288,6 +298,8 @@ class IDFRModule(DefenseModule):
         if stage != "fit" and self.restorer is not None:
             trained["restorer"] = self.restorer
         path = self.parts_weights or self.weights
+        if stage != "fit" and path is not None and self.restorer is None and self.parts == "all":
+            require_no_restorer(path)
         if path is not None:
             load_parts(trained, path, self.hparams)
         self._weights_loaded = True

@@ -352,6 +352,28 @@ def test_testing_a_restorer_that_was_not_trained_is_refused(runs):
         module_of(stage="restore", weights=runs["denoise"]).setup("test")
 
 
+def test_testing_without_a_restorer_that_was_trained_is_refused_unless_told(runs):
+    with pytest.raises(CheckpointError, match="holds a restorer, which stage: denoise lacks"):
+        module_of(weights=runs["restore"]).setup("test")
+    with pytest.raises(CheckpointError, match="holds a restorer, which stage: denoise lacks"):
+        module_of(weights=runs["target"], parts_weights=runs["restore"]).setup("test")
+    for parts in ("denoiser", "target"):
+        module_of(weights=runs["restore"], parts=parts).setup("test")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"stage": "restore"}, ["target", "denoiser", "restorer"]),
+        ({"stage": "restore", "parts": "denoiser"}, ["target", "denoiser"]),
+        ({"stage": "restore", "parts": "target"}, ["target"]),
+        ({}, ["target", "denoiser"]),
+    ],
+)
+def test_results_state_the_parts_that_answer(settings, expected):
+    assert module_of(**settings).in_use() == {"deployed": expected}
+
+
 def test_parts_move_before_another_target(runs, tmp_path):
     target = target_of(tmp_path, network=functools.partial(MLP, hidden=[27]))
     network = functools.partial(MLP, hidden=[27])
@@ -371,7 +393,7 @@ def test_restorer_of_another_width_is_refused(runs, tmp_path):
     settings = {"network": functools.partial(MLP, hidden=[16]), "weights": target, "parts_weights": runs["restore"]}
     with pytest.raises(CheckpointError, match="a restorer goes with targets of one embedding width"):
         module_of(stage="restore", **settings).setup("test")
-    module_of(**settings).setup("test")
+    module_of(parts="denoiser", **settings).setup("test")
 
 
 def test_denoiser_of_another_width_is_refused(runs):
