@@ -17,7 +17,7 @@ from lightning_advdef.attacks import SurrogateFactory
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
-from lightning_advdef.defenses.calibration import validation_batches
+from lightning_advdef.defenses.calibration import chosen, stated, validation_batches
 from lightning_advdef.defenses.feature_smoothing.active_defense import ActiveDefense
 from lightning_advdef.defenses.feature_smoothing.feature_loss import feature_loss
 from lightning_advdef.defenses.feature_smoothing.figures import feature_maps
@@ -106,17 +106,11 @@ class FeatureSmoothingModule(DefenseModule):
         Raises:
             ValueError: If none was given and none was calibrated.
         """
-        found = float(self.calibrated_delta) if self.given_delta is None else self.given_delta
-        if found != found:
-            raise ValueError(
-                "Active Defense has no delta for this network: give --model.delta, or find one with advdef calibrate "
-                "-c CONFIG --model.weights FILE"
-            )
-        return found
+        return chosen("Active Defense", "delta", self.given_delta, self.calibrated_delta)
 
     def in_use(self) -> dict[str, Any]:
         """Delta and where it is from."""
-        return {"delta": self.delta, "delta_from": "calibration" if self.given_delta is None else "configuration"}
+        return stated("delta", self.delta, self.given_delta)
 
     @property
     def purifier(self) -> ActiveDefense:

@@ -14,7 +14,7 @@ from lightning_advdef.attacks import SurrogateFactory
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses.base import DefenseModule
-from lightning_advdef.defenses.calibration import validation_batches
+from lightning_advdef.defenses.calibration import chosen, stated, validation_batches
 from lightning_advdef.defenses.feature_squeezing.surrogates import attackers
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.purifiers import Purifier
@@ -68,18 +68,11 @@ class FeatureSqueezingModule(DefenseModule):
         Raises:
             ValueError: If none was given and none was calibrated.
         """
-        found = float(self.calibrated_threshold) if self.given_threshold is None else self.given_threshold
-        if math.isnan(found):
-            raise ValueError(
-                "Feature Squeezing has no threshold for this network: give --model.threshold, or find one with advdef "
-                "calibrate -c CONFIG --model.weights FILE -o FILE.ckpt"
-            )
-        return found
+        return chosen("Feature Squeezing", "threshold", self.given_threshold, self.calibrated_threshold)
 
     def in_use(self) -> dict[str, Any]:
         """The threshold and where it is from."""
-        source = "calibration" if self.given_threshold is None else "configuration"
-        return {"threshold": self.threshold, "threshold_from": source}
+        return stated("threshold", self.threshold, self.given_threshold)
 
     def versions(self, images: Tensor, rng: SampleRNG, with_gradient: bool = False) -> Tensor:
         """Logits of images and of their squeezed versions.
