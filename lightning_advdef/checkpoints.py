@@ -182,13 +182,18 @@ def _path_of(item: type) -> str:
     return f"{item.__module__}.{item.__qualname__}"
 
 
-def _build(defense_class: type, settings: Mapping[str, Any]) -> Any:
+def description_parser() -> Any:
+    """A parser of jsonargparse that builds objects from descriptions of plain values, as the command line does."""
     from jsonargparse import ArgumentParser
     from jsonargparse.typing import register_type
 
     # the command line does so, too; without it the budget of an attack in the description is not understood
     register_type(Eps, serializer=float, deserializer=Eps)
-    parser = ArgumentParser(exit_on_error=False)
+    return ArgumentParser(exit_on_error=False)
+
+
+def _build(defense_class: type, settings: Mapping[str, Any]) -> Any:
+    parser = description_parser()
     parser.add_class_arguments(defense_class, "defense")
     return parser.instantiate_classes(parser.parse_object({"defense": settings})).defense
 

@@ -19,7 +19,7 @@ from lightning_advdef.callbacks.progress import AttackProgress
 from lightning_advdef.callbacks.writer import AdversarialWriter
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.estimate import estimate
-from lightning_advdef.evaluation.fingerprint import fingerprint
+from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
 from lightning_advdef.evaluation.rows import Rows
@@ -325,7 +325,7 @@ class RobustnessEvaluation(Callback):
 
     def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> ResultStore:
         folder = self._folder(trainer)
-        identity = fingerprint(trainer, pl_module, judge)
+        identity = fingerprint(described_loader(trainer), pl_module, judge)
         if trainer.is_global_zero:
             ResultStore(folder, identity, self.overwrite).open()
         trainer.strategy.barrier()

@@ -4,19 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_advdef.evaluation.in_memory import Evaluation, evaluate
     from lightning_advdef.evaluation.judge import Judge, JudgeSettings
     from lightning_advdef.evaluation.scenario import Scenario, expand
     from lightning_advdef.evaluation.store import ResultStore
 
 _HOMES = {
+    "Evaluation": "in_memory",
     "Judge": "judge",
     "JudgeSettings": "judge",
     "ResultStore": "store",
     "Scenario": "scenario",
+    "evaluate": "in_memory",
     "expand": "scenario",
 }
 
-__all__ = ["Judge", "JudgeSettings", "ResultStore", "Scenario", "expand"]
+__all__ = ["Evaluation", "Judge", "JudgeSettings", "ResultStore", "Scenario", "evaluate", "expand"]
 
 
 def __getattr__(name: str) -> Any:

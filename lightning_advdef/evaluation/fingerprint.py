@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
 
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
@@ -51,14 +52,20 @@ def _update_with_images(digest: Any, dataset: ImageDataset) -> None:
         digest.update(tensor_bytes(tensor))
 
 
-def fingerprint(trainer: Trainer, module: LightningModule, judge: Judge) -> dict[str, Any]:
-    """Plain values that are equal exactly if two evaluations are the same."""
+def fingerprint(data: Mapping[str, Any], module: nn.Module, judge: Judge) -> dict[str, Any]:
+    """Plain values that are equal exactly if two evaluations are the same.
+
+    Args:
+        data: What :func:`described_loader` or :func:`described_images` say of the images.
+        module: The network or defense.
+        judge: What judges it.
+    """
     settings = asdict(judge.settings)
     if not judge.settings.strict:
         settings.pop("batch_size")
-    hyperparameters = plain(dict(module.hparams))
+    hyperparameters = plain(dict(getattr(module, "hparams", {})))
     return {
-        "data": _describe_data(trainer, judge),
+        "data": {**data, "mean_image": None if judge.mean_image is None else _hash(judge.mean_image)},
         "model": {
             "class": type(module).__qualname__,
             **{name: value for name, value in hyperparameters.items() if name not in _NOT_PART_OF_THE_MODEL},
@@ -69,13 +76,24 @@ def fingerprint(trainer: Trainer, module: LightningModule, judge: Judge) -> dict
     }
 
 
-def _describe_data(trainer: Trainer, judge: Judge) -> dict[str, Any]:
+def described_loader(trainer: Trainer) -> dict[str, Any]:
+    """The test images of a Trainer as plain values."""
     data = getattr(trainer, "datamodule", None)
     named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
-    mean = None if judge.mean_image is None else hashlib.sha256(tensor_bytes(judge.mean_image)).hexdigest()
     images = data_hash(getattr(trainer.test_dataloaders, "dataset", None))
-    batches = trainer.limit_test_batches
-    return {"class": type(data).__qualname__, **plain(named), "images": images, "batches": batches, "mean_image": mean}
+    return {"class": type(data).__qualname__, **plain(named), "images": images, "batches": trainer.limit_test_batches}
+
+
+def described_images(images: Tensor, labels: Tensor, indices: Tensor) -> dict[str, Any]:
+    """Images in memory as plain values; see :class:`Batch` for the shapes."""
+    return {"class": "Tensor", "images": _hash(indices, labels, images)}
+
+
+def _hash(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
 def _attackers(judge: Judge) -> list[object]:

@@ -128,12 +128,29 @@ def print_results(folders: Sequence[str | Path], console: Console | None = None)
     runs = read_runs(folders)
     results = {run.title: run.result for run in runs}
     seconds = {run.title: found for run in runs if (found := run.seconds_per_epoch()) is not None}
+    places = [f"results: {run.folder}/robustness.json, a row per image: {run.folder}/robustness.npz" for run in runs]
+    places.append(f"TensorBoard: tensorboard --logdir {runs[0].folder.parent}")
+    print_table(results, seconds, places, console)
+
+
+def print_table(
+    results: Mapping[str, Result],
+    seconds: Mapping[str, float] | None = None,
+    places: Sequence[str] = (),
+    console: Console | None = None,
+) -> None:
+    """Prints results side by side, where they lie, and what makes them doubtful.
+
+    Args:
+        results: See :func:`comparison_table`.
+        seconds: See :func:`comparison_table`.
+        places: A line each, below the table.
+        console: Where to; None for standard output.
+    """
     console = console or Console()
     console.print(comparison_table(results, seconds))
-    for run in runs:
-        place = run.folder
-        console.print(f"results: {place}/robustness.json, a row per image: {place}/robustness.npz", soft_wrap=True)
-    console.print(f"TensorBoard: tensorboard --logdir {runs[0].folder.parent}", soft_wrap=True)
+    for place in places:
+        console.print(place, soft_wrap=True)
     for name, result in results.items():
         for warning in result.get("warnings", []):
             console.print(f"[yellow]{name}: {warning}[/]")

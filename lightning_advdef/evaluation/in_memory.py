@@ -1,0 +1,119 @@
+"""Evaluation of images in memory, without a Trainer and without a run folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from lightning_advdef.attacks.base import check_images
+from lightning_advdef.evaluation.fingerprint import described_images, fingerprint
+from lightning_advdef.evaluation.judge import Judge, JudgeSettings
+from lightning_advdef.evaluation.result import make_result
+from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.evaluation.store import ResultStore, join_rows
+from lightning_advdef.evaluation.suites import read_scenarios
+from lightning_advdef.evaluation.table import print_table
+from lightning_advdef.types import Batch
+
+_WIDTH = 120  # of the printed table
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found; printed, it is the table of ``advdef test``.
+
+    Attributes:
+        rows: A row per image: the columns of ``robustness.npz``.
+        result: Summary, diagnostics and circumstances: the content of ``robustness.json``.
+        fingerprint: What makes the result what it is: network, weights, images, scenarios, code.
+    """
+
+    rows: Rows
+    result: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """The table."""
+        text = io.StringIO()
+        print_table({self.fingerprint["model"]["class"]: self.result}, console=Console(file=text, width=_WIDTH))
+        return text.getvalue().rstrip()
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Robust accuracy in [0, 1] by name of the scenario, after ``clean``."""
+        robust = {row["name"]: row["robust_accuracy"]["value"] for row in self.result["scenarios"]}
+        return {"clean": self.result["clean_accuracy"]["value"]} | robust
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Writes ``robustness.json`` and ``robustness.npz``, which ``advdef report`` reads.
+
+        Args:
+            folder: Result folder.
+            overwrite: Replace the result of a different evaluation.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ResultFolderError: If it holds the result of a different evaluation.
+        """
+        store = ResultStore(Path(folder), self.fingerprint, overwrite)
+        store.open()
+        store.finish(self.rows, self.result)
+        return store.folder
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    scenarios: Sequence[Scenario] | str | Path,
+    settings: JudgeSettings | None = None,
+    indices: Tensor | None = None,
+    mean_image: Tensor | None = None,
+) -> Evaluation:
+    """Attacks a network or a defense in every scenario: what ``advdef test`` does, without a Trainer.
+
+    Images follow the model to its device, a batch at a time; its modes, parameters and gradients stay as
+    they are. The rows are those of ``advdef test`` on the same images, indices and scenarios.
+
+    Args:
+        model: Any module that maps images in [0, 1] to logits, or a :class:`DefenseModule`.
+        images: Pixels in [0, 1], float32, shape ``(N, C, H, W)``.
+        labels: Classes, int64, shape ``(N,)``.
+        scenarios: What to run; or the path of a YAML with them, or in a checkout the name of a suite, such as
+            ``quick``. ``eps: standard`` is what is usual for the data set that a defense names in ``spec``.
+        settings: How verdicts are made.
+        indices: What ties random numbers to images, int64, shape ``(N,)``, all different; None for 0 to N-1.
+        mean_image: Mean training image ``(C, H, W)``, for norms relative to the centred image.
+
+    Raises:
+        ValueError: If the images are not such, or there is nothing to evaluate.
+    """
+    batch = _checked(images, labels, indices)
+    listed = read_scenarios(scenarios) if isinstance(scenarios, str | Path) else scenarios
+    judge = Judge(model, listed, settings, mean_image)
+    device = next((parameter.device for parameter in model.parameters()), images.device)
+    size = judge.settings.batch_size
+    parts = [slice(first, first + size) for first in range(0, len(images), size)]
+    rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
+    identity = fingerprint(described_images(*batch), model, judge)
+    return Evaluation(rows, make_result(rows, judge, str(device), world_size=1), identity)
+
+
+def _checked(images: Tensor, labels: Tensor, indices: Tensor | None) -> Batch:
+    check_images(images, labels)
+    if not len(images):
+        raise ValueError("there are no images to evaluate")
+    indices = torch.arange(len(images)) if indices is None else indices
+    if indices.dtype != torch.int64 or indices.shape != labels.shape or len(set(indices.tolist())) != len(indices):
+        raise ValueError(f"indices must be {len(images)} different int64 numbers, one for each image")
+    return Batch(images, labels, indices)
