@@ -24,16 +24,20 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from benchmarks.timing import Spent, print_ratio, timed
+from lightning_advdef.attacks import FullGradient
 from lightning_advdef.data import DataModule, get_spec
 from lightning_advdef.data.sources import MemoryImages
 from lightning_advdef.defenses import IDFRModule
+from lightning_advdef.defenses.idfr.adversaries import Adversaries
 from lightning_advdef.defenses.idfr.embeddings import EmbeddingPools
+from lightning_advdef.defenses.idfr.restoring import RestorerTraining
 from lightning_advdef.models import ResNet
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
 SPEC = get_spec("cifar10")
 EMBEDDINGS, FEATURES, EPOCHS = 50_000, 512, 3
+NOISE_ROUNDS = 2
 
 
 def bare_passes(module: IDFRModule, batch: Batch, copies: int) -> Tensor:
@@ -47,7 +51,12 @@ def bare_passes(module: IDFRModule, batch: Batch, copies: int) -> Tensor:
 
 def denoiser_step(arguments: argparse.Namespace) -> None:
     network = functools.partial(ResNet, width=arguments.width)
-    module = IDFRModule(network, spec=SPEC.name, leaves=arguments.leaves).to(arguments.device).train()
+    module = (
+        IDFRModule(network, spec=SPEC.name, noise_rounds=NOISE_ROUNDS, leaves=arguments.leaves)
+        .to(arguments.device)
+        .train()
+    )
+    module.part_training.adversaries = Adversaries(module.part_training.recipe, FullGradient(module.classifier))
     indices = torch.arange(arguments.batch, device=arguments.device)
     batch = Batch(torch.rand(arguments.batch, *SPEC.shape, device=arguments.device), indices % 10, indices)
     optimizer = torch.optim.Adam((each for each in module.parameters() if each.requires_grad), lr=1e-3, fused=True)
@@ -60,7 +69,7 @@ def denoiser_step(arguments: argparse.Namespace) -> None:
     times: dict[str, list[Spent]] = {"step": [], "passes": []}
     for round_ in range(arguments.rounds + 1):
         step, _ = timed(lambda: update(module.loss(batch, SampleRNG.for_images(indices))["loss"]), arguments.device)
-        bare, _ = timed(lambda: update(bare_passes(module, batch, 1 + module.noise_rounds)), arguments.device)
+        bare, _ = timed(lambda: update(bare_passes(module, batch, 1 + NOISE_ROUNDS)), arguments.device)
         if round_:  # the first warms up
             times["step"].append(step)
             times["passes"].append(bare)
@@ -102,7 +111,8 @@ class Embedded(IDFRModule):
         generator = torch.Generator().manual_seed(0)
         embeddings = torch.rand(EMBEDDINGS, FEATURES, generator=generator).to(self.device)
         labels = torch.arange(EMBEDDINGS, device=self.device) % SPEC.classes
-        self._pools = EmbeddingPools(embeddings, labels, labels % 7 > 0, SPEC.classes)
+        assert isinstance(self.part_training, RestorerTraining)
+        self.part_training.pools = EmbeddingPools(embeddings, labels, labels % 7 > 0, SPEC.classes)
 
 
 def restorer_epoch(arguments: argparse.Namespace) -> None:

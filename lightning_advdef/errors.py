@@ -1,5 +1,7 @@
 """Errors that a caller may want to catch; every message is one sentence with the remedy."""
 
+from typing import get_args
+
 
 class DatasetNotFoundError(FileNotFoundError):
     """A data set is not where it was looked for."""
@@ -11,3 +13,19 @@ class CheckpointError(ValueError):
 
 class ResultFolderError(FileExistsError):
     """A result folder holds the result of a different run."""
+
+
+def require_choice(name: str, value: object, literal: object) -> None:
+    """Refuses a word that a ``Literal`` does not have.
+
+    Args:
+        name: Name of the setting, as in a YAML file.
+        value: What was given.
+        literal: The ``Literal`` of what may be given.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    choices = get_args(literal)
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(str, choices))}, got {value!r}")

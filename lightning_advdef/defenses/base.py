@@ -24,7 +24,7 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Purify
 
 
-def _global_seed() -> int:
+def global_seed() -> int:
     """What ``seed_everything`` set, 0 without it."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
@@ -175,11 +175,11 @@ class DefenseModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Ties torch's own random numbers (dropout) to the epoch, so that a resumed run repeats them."""
-        torch.manual_seed((_global_seed() * 1009 + self.current_epoch) * 1009 + self.global_rank)
+        torch.manual_seed((global_seed() * 1009 + self.current_epoch) * 1009 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on the loss of the method."""
-        rng = SampleRNG.for_images(batch.indices, _global_seed(), "train", self.current_epoch)
+        rng = SampleRNG.for_images(batch.indices, global_seed(), "train", self.current_epoch)
         terms = self.loss(batch, rng)
         self._refuse_nan(terms)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=len(batch.images))

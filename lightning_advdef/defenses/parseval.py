@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_advdef.defenses.base import DefenseModule, _global_seed
+from lightning_advdef.defenses.base import DefenseModule, global_seed
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.rng import SampleRNG
 
@@ -86,5 +86,5 @@ class ParsevalModule(DefenseModule):
 
     def _draw(self, lines: int, step: int, name: str, device: torch.device) -> Tensor:
         """Some of the lines of a matrix, int64; the same on every process and in a resumed run."""
-        rng = SampleRNG.for_images(torch.arange(lines, device=device), _global_seed(), "parseval", step).stream(name)
+        rng = SampleRNG.for_images(torch.arange(lines, device=device), global_seed(), "parseval", step).stream(name)
         return rng.uniform(1).squeeze(1).argsort(stable=True)[: max(1, round(self.share * lines))]

@@ -17,7 +17,7 @@ from lightning_advdef.defenses.adversarial_training.batch_statistics import Batc
 from lightning_advdef.defenses.adversarial_training.free import CarriedPerturbation
 from lightning_advdef.defenses.adversarial_training.objectives import CrossEntropy, Objective
 from lightning_advdef.defenses.adversarial_training.weight_perturbation import Network, perturbed_view
-from lightning_advdef.defenses.base import DefenseModule, _global_seed
+from lightning_advdef.defenses.base import DefenseModule, global_seed
 from lightning_advdef.defenses.fixed_examples import FixedExamples, attacked, load_or_make
 from lightning_advdef.models import NetworkFactory
 from lightning_advdef.rng import SampleRNG
@@ -130,7 +130,7 @@ class AdversarialTrainingModule(DefenseModule):
         if self.fixed_examples and stage == "fit" and self._examples is None:
             # the module itself is moved to the device after this hook
             target = copy.deepcopy(self.classifier).to(self.trainer.strategy.root_device)
-            self._examples = load_or_make(self.trainer, FullGradient(target), self.attack, _global_seed())
+            self._examples = load_or_make(self.trainer, FullGradient(target), self.attack, global_seed())
 
     # replays
 

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property, partial
-from typing import Any, Literal, Self, get_args
+from functools import partial
+from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import FGSM, Attack, FullGradient, SurrogateFactory
-from lightning_advdef.attacks.base import attack_mode, refuse_parts
 from lightning_advdef.checkpoints import load_weights
-from lightning_advdef.defenses.base import DefenseModule, _global_seed
-from lightning_advdef.defenses.fixed_examples import Leaves, load_or_make, training_images
-from lightning_advdef.defenses.idfr.adversaries import Adversaries, require_budgets
-from lightning_advdef.defenses.idfr.embeddings import EmbeddingPools, Pairing, pools_of
+from lightning_advdef.defenses.base import DefenseModule, global_seed
+from lightning_advdef.defenses.fixed_examples import Leaves
+from lightning_advdef.defenses.idfr.adversaries import Recipe
+from lightning_advdef.defenses.idfr.denoising import DenoiserLoss, DenoiserTraining
+from lightning_advdef.defenses.idfr.embeddings import Pairing
 from lightning_advdef.defenses.idfr.loading import load_parts, require_no_restorer, require_target_alone
+from lightning_advdef.defenses.idfr.restoring import RestorerTraining
 from lightning_advdef.defenses.idfr.surrogates import Parts, WithParts
+from lightning_advdef.defenses.idfr.training import PartTraining
+from lightning_advdef.errors import require_choice
 from lightning_advdef.models import DenoiserFactory, FeatureRestorer, InputDenoiser, NetworkFactory, RestorerFactory
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
 
 Stage = Literal["denoise", "restore"]
-DenoiserLoss = Literal["ce", "feature_l1"]
-
-_CHOICES = {"denoiser_loss": DenoiserLoss, "leaves": Leaves, "pairing": Pairing}
 
 
 class IDFRModule(DefenseModule):
@@ -86,28 +85,19 @@ class IDFRModule(DefenseModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        self.attacks = [FGSM(Eps("8/255"))] if attacks is None else attacks
-        require_budgets(self.attacks, largest_eps)
-        for attack in self.attacks:
-            refuse_parts(attack, "IDFR")
-        for name, choice in (("denoiser_loss", denoiser_loss), ("leaves", leaves), ("pairing", pairing)):
-            if choice not in get_args(_CHOICES[name]):
-                raise ValueError(f"{name} must be {' or '.join(get_args(_CHOICES[name]))}, got {choice!r}")
-        if parts not in get_args(Parts) or stage not in get_args(Stage) or noise < 0 or noise_rounds < 0:
-            raise ValueError(
-                "IDFR needs stage denoise or restore, parts target, denoiser or all, and noise and noise_rounds of at "
-                f"least 0, got {stage!r}, {parts!r}, {noise} and {noise_rounds}"
-            )
-        if cache is not None and largest_eps is not None:
-            raise ValueError("cache keeps images of fixed budgets: list attacks with their eps, without largest_eps")
-        self.stage, self.parts, self.denoiser_loss, self.pairing = stage, parts, denoiser_loss, pairing
-        self.largest_eps, self.leaves, self.source, self.cache = largest_eps, leaves, source, cache
-        self.noise, self.noise_rounds, self.parts_weights = noise, noise_rounds, parts_weights
+        require_choice("stage", stage, Stage)
+        require_choice("parts", parts, Parts)
+        self.stage, self.parts, self.parts_weights = stage, parts, parts_weights
         self.denoiser: InputDenoiser = denoiser(self.spec)
-        self.restorer = restorer(self._embedding_width()) if stage == "restore" else None
-        for part in self._frozen:
+        self.restorer: FeatureRestorer | None = restorer(self._embedding_width()) if stage == "restore" else None
+        recipe = Recipe([FGSM(Eps("8/255"))] if attacks is None else attacks, largest_eps, leaves, source, cache)
+        trainings = {
+            "denoise": DenoiserTraining(self, recipe, denoiser_loss, noise, noise_rounds),
+            "restore": RestorerTraining(self, recipe, pairing),
+        }
+        self.part_training: PartTraining = trainings[stage]
+        for part in self.part_training.frozen:
             part.requires_grad_(False).eval()
-        self._pools: EmbeddingPools | None = None
         self._batch_number = 0
 
     def _embedding_width(self) -> int:
@@ -119,10 +109,6 @@ class IDFRModule(DefenseModule):
                 "--model.stage denoise"
             )
         return head.in_features
-
-    @property
-    def _frozen(self) -> list[nn.Module]:
-        return [self.classifier] if self.stage == "denoise" else [self.classifier, self.denoiser]
 
     # what attackers and evaluations see
 
@@ -145,13 +131,14 @@ class IDFRModule(DefenseModule):
         return denoised
 
     def _classified(self, images: Tensor, parts: Parts) -> Tensor:
-        features = self._features(images)
+        features = self.embed(images)
         if parts == "all" and self.restorer is not None:
             features = self.restorer(features)
         logits: Tensor = self.classifier.head(features)
         return logits
 
-    def _features(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        """Features of the target for images ``(N, C, H, W)``, as they are."""
         features: Tensor = self.classifier.features(self.classifier.normalize(images))
         return features
 
@@ -177,7 +164,7 @@ class IDFRModule(DefenseModule):
 
     def loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
         """That of the part in training."""
-        return self._denoiser_loss(batch, rng) if self.restorer is None else self._restorer_loss(batch, rng)
+        return self.part_training.loss(batch, rng, self._batch_rng())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the number of the batch, which all processes share."""
@@ -186,76 +173,16 @@ class IDFRModule(DefenseModule):
     def _batch_rng(self) -> SampleRNG:
         """One row for the batch, whatever part of it this process has."""
         number = torch.tensor([self._batch_number], device=self.device)
-        return SampleRNG.for_images(number, _global_seed(), "train_batches", self.current_epoch)
-
-    def _denoiser_loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
-        """Eq. 3 on an adversarial and some noisy copies of each image; one pass of all."""
-        copies = [self._adversaries.draw(batch, rng.stream("adversary"), self._batch_rng())]
-        copies += [self._noisy(batch.images, rng.stream("noise", round_)) for round_ in range(self.noise_rounds)]
-        losses = self._distance(self.denoiser(torch.cat(copies)), batch).view(len(copies), -1)
-        adversarial = losses[0].mean()
-        if self.noise_rounds == 0:
-            return {"loss": adversarial}
-        noisy = losses[1:].mean()
-        return {"loss": (adversarial + noisy) / 2, "adversarial_loss": adversarial, "noisy_loss": noisy}
-
-    def _distance(self, denoised: Tensor, batch: Batch) -> Tensor:
-        """Of each copy of the batch's images from what the target should see, shape ``(copies * N,)``."""
-        copies = len(denoised) // len(batch.labels)
-        if self.denoiser_loss == "ce":
-            return F.cross_entropy(self.classifier(denoised), batch.labels.repeat(copies), reduction="none")
-        with torch.no_grad():
-            clean = self._features(batch.images).flatten(1)
-        return (self._features(denoised).flatten(1) - clean.repeat(copies, 1)).abs().mean(dim=1)
-
-    def _noisy(self, images: Tensor, rng: SampleRNG) -> Tensor:
-        return (images + self.noise * rng.normal(*images.shape[1:])).clamp(0, 1)
-
-    def _restorer_loss(self, batch: Batch, rng: SampleRNG) -> dict[str, Tensor]:
-        """Eq. 6 on one pair of embeddings for each label of the batch, whose images do not count."""
-        assert self._pools is not None
-        assert self.restorer is not None
-        restored = self.restorer(self._pools.mixtures(batch.labels, rng, self.pairing))
-        return {"loss": F.cross_entropy(self.classifier.head(restored), batch.labels)}
-
-    @cached_property
-    def _adversaries(self) -> Adversaries:
-        surrogate = self.source(self.classifier)
-        sets = None
-        if self.cache is not None:
-            sets = [
-                load_or_make(self.trainer, surrogate, attack, _global_seed(), self.leaves, self.cache)
-                for attack in self.attacks
-            ]
-        return Adversaries(surrogate, self.attacks, self.largest_eps, self.leaves, sets)
+        return SampleRNG.for_images(number, global_seed(), "train_batches", self.current_epoch)
 
     def on_fit_start(self) -> None:
-        """Makes or reads the fixed adversarial images, and embeds all training images for the restorer."""
-        self.__dict__.pop("_adversaries", None)  # of an earlier fit, maybe on other data
-        if self.stage == "restore":
-            self._pools = self._embed_training_images()
-        else:
-            _ = self._adversaries
-
-    def _embed_training_images(self) -> EmbeddingPools:
-        """Clean images and the adversarial ones of every attack, behind the denoiser."""
-
-        def versions(batch: Batch) -> list[Tensor]:
-            rng = SampleRNG.for_images(batch.indices, _global_seed(), "train").stream("adversary")
-            attacked = (self._adversaries.of(number, batch, rng, rng[:1]) for number in range(len(self.attacks)))
-            return [batch.images, *attacked]
-
-        def embed(images: Tensor) -> tuple[Tensor, Tensor]:
-            with attack_mode(self), torch.no_grad():
-                features = self._features(self.denoiser(images))
-                return features, self.classifier.head(features)
-
-        return pools_of(training_images(self.trainer), versions, embed, self.device)
+        """Makes or reads what does not change while a part is trained."""
+        self.part_training.begin(self.trainer)
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in eval mode."""
         super().train(mode)
-        for part in self._frozen:
+        for part in self.part_training.frozen:
             part.eval()
         return self
 

@@ -7,6 +7,7 @@ import torch
 from lightning_advdef.attacks import FGSM
 from lightning_advdef.checkpoints import load_defense
 from lightning_advdef.defenses import IDFRModule, StandardModule
+from lightning_advdef.defenses.idfr.adversaries import Adversaries
 from lightning_advdef.models import FeatureRestorer, InputDenoiser
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
@@ -38,6 +39,19 @@ def batch_of(count=6):
 
 def rng_of(batch):
     return SampleRNG.for_images(batch.indices)
+
+
+def adversaries_of(module):
+    """The attacks of its recipe on its target, without a cache."""
+    recipe = module.part_training.recipe
+    return Adversaries(recipe, recipe.source(module.classifier))
+
+
+def begun(module, folder, **data):
+    """At the start of a fit on small data, before the first step."""
+    quiet_trainer(folder, max_epochs=0).fit(module, toy(**data))
+    module.on_fit_start()
+    return module
 
 
 def saved(module, path, data=None, **settings):

@@ -1,0 +1,67 @@
+"""Algorithm 2: the restorer is trained on embeddings of denoised images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+
+from lightning_advdef.attacks.base import attack_mode
+from lightning_advdef.defenses.base import global_seed
+from lightning_advdef.defenses.fixed_examples import training_images
+from lightning_advdef.defenses.idfr.adversaries import Recipe
+from lightning_advdef.defenses.idfr.embeddings import EmbeddingPools, Pairing, pools_of
+from lightning_advdef.defenses.idfr.training import Networks, PartTraining
+from lightning_advdef.errors import require_choice
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch
+
+
+class RestorerTraining(PartTraining):
+    """Eq. 6 on one pair of embeddings for each label of a batch, whose images do not count.
+
+    Args:
+        networks: See :class:`PartTraining`.
+        recipe: See :class:`PartTraining`.
+        pairing: See :meth:`EmbeddingPools.pairs`.
+
+    Raises:
+        ValueError: If the pairing is unknown.
+    """
+
+    def __init__(self, networks: Networks, recipe: Recipe, pairing: Pairing) -> None:
+        super().__init__(networks, recipe)
+        require_choice("pairing", pairing, Pairing)
+        self.pairing = pairing
+        self.pools: EmbeddingPools | None = None
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """The target and the denoiser."""
+        return [self.networks.classifier, self.networks.denoiser]
+
+    def begin(self, trainer: Trainer) -> None:
+        """Embeds clean training images and the adversarial ones of every attack, behind the denoiser."""
+        super().begin(trainer)
+        self.pools = pools_of(training_images(trainer), self._versions, self._embed, trainer.strategy.root_device)
+
+    def _versions(self, batch: Batch) -> list[Tensor]:
+        assert self.adversaries is not None
+        rng = SampleRNG.for_images(batch.indices, global_seed(), "train").stream("adversary")
+        numbers = range(len(self.recipe.attacks))
+        return [batch.images, *(self.adversaries.of(number, batch, rng, rng[:1]) for number in numbers)]
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings ``(N, d)`` and logits ``(N, K)``."""
+        target, denoiser = self.frozen
+        with attack_mode(target, denoiser), torch.no_grad():
+            features = self.networks.embed(denoiser(images))
+            return features, self.networks.classifier.head(features)
+
+    def loss(self, batch: Batch, rng: SampleRNG, common: SampleRNG) -> dict[str, Tensor]:
+        """Cross-entropy of the head on restored mixtures."""
+        assert self.pools is not None
+        assert self.networks.restorer is not None
+        restored = self.networks.restorer(self.pools.mixtures(batch.labels, rng, self.pairing))
+        return {"loss": F.cross_entropy(self.networks.classifier.head(restored), batch.labels)}
