@@ -26,8 +26,6 @@ _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
 _DROPPED = object()
 # of buffers that hold what calibration finds; other runs' weights do without them
 _CALIBRATED = "calibrated_"
-# settings that name the files a training began with, which what it saved replaces
-_STARTS = ("weights", "parts_weights")
 
 
 def plain(value: Any) -> Any:
@@ -154,7 +152,7 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
     module_name, _, name = class_path.rpartition(".")
     defense_class = getattr(importlib.import_module(module_name), name)
     try:
-        defense = _build(defense_class, settings | {key: None for key in _STARTS if key in settings})
+        defense = _build(defense_class, settings | {key: None for key in defense_class.starts if key in settings})
     except argparse.ArgumentError as error:
         raise CheckpointError(
             f"{path} does not describe its {name} completely ({shorten(str(error))}), as happens with networks made by "

@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 
 from lightning_advdef.attacks import PGD
-from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint
+from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint, save_defense
 from lightning_advdef.defenses import AdversarialTrainingModule, StandardModule
 from lightning_advdef.errors import CheckpointError
 from lightning_advdef.models import MLP, Classifier
@@ -118,6 +118,23 @@ def test_a_file_without_a_class_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match="does not say which class"):
         load_defense(tmp_path / "a.ckpt")
+
+
+class BegunFromTeacher(StandardModule):
+    """A training that begins with a second file."""
+
+    starts = ("weights", "teacher")
+
+    def __init__(self, network, teacher=None, **settings):
+        super().__init__(network, **settings)
+        self.teacher = teacher
+
+
+def test_files_that_a_training_began_with_are_not_needed_to_load_what_it_saved(tmp_path):
+    files = {"weights": "gone.ckpt", "teacher": "gone too.ckpt"}
+    save_defense(BegunFromTeacher(MLP, spec="digits", **files), tmp_path / "a.ckpt")
+    loaded = load_defense(tmp_path / "a.ckpt", classes=[BegunFromTeacher])
+    assert (loaded.weights, loaded.teacher) == (None, None)
 
 
 def small():

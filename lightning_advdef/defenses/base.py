@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class DefenseModule(LightningModule):
     where it needs more; not ``forward``, since attackers who replace the purifier call ``deploy``.
 
     Attributes:
+        starts: Names of the settings that are files a training begins with, which what it saves replaces.
         stochastic: Whether it draws random numbers at test time.
         fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.
         last_steps: Steps that an iterative test-time part took in its last call, int64, a row for each vote of each
@@ -57,6 +58,7 @@ class DefenseModule(LightningModule):
         ValueError: If votes is below 1 or the network does not fit the data.
     """
 
+    starts: ClassVar[tuple[str, ...]] = ("weights",)
     stochastic = False
     fixed_shape = False
     last_steps: Tensor | None = None

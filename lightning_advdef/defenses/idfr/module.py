@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -64,6 +64,8 @@ class IDFRModule(DefenseModule):
     Raises:
         ValueError: If a setting is out of range, or there is no embedding to restore.
     """
+
+    starts: ClassVar[tuple[str, ...]] = ("weights", "parts_weights")
 
     def __init__(
         self,
