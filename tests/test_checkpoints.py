@@ -13,7 +13,7 @@ from lightning_advdef.attacks import PGD
 from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint, save_defense
 from lightning_advdef.defenses import AdversarialTrainingModule, StandardModule
 from lightning_advdef.errors import CheckpointError
-from lightning_advdef.models import MLP, Classifier
+from lightning_advdef.models import MLP, Classifier, NetworkFactory
 from lightning_advdef.types import Eps
 from tests.conftest import GOLDEN
 from tests.toys import NoisyInput, Toy
@@ -125,7 +125,7 @@ class BegunFromTeacher(StandardModule):
 
     starts = ("weights", "teacher")
 
-    def __init__(self, network, teacher=None, **settings):
+    def __init__(self, network: NetworkFactory, teacher: str | None = None, **settings):
         super().__init__(network, **settings)
         self.teacher = teacher
 
