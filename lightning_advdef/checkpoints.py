@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_advdef.errors import CheckpointError
+from lightning_advdef.files import whole_file
 from lightning_advdef.messages import shorten
 from lightning_advdef.types import Eps
 
@@ -163,12 +164,9 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
-    """Writes tensors and plain values, first under another name, so that no reader sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    torch.save(dict(content), unfinished)
-    unfinished.replace(path)
+    """Writes tensors and plain values."""
+    with whole_file(path) as unfinished:
+        torch.save(dict(content), unfinished)
 
 
 def save_defense(defense: Any, path: str | Path) -> None:

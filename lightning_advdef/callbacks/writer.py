@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.files import write_arrays
 from lightning_advdef.types import Batch
 
 
@@ -38,7 +37,7 @@ class AdversarialWriter:
             self._clean.append(batch.images[: len(adversarial)].cpu())
 
     def save(self, parts: list[Rows]) -> Path:
-        """Writes all of it, sorted by image index, under a temporary name and renames.
+        """Writes all of it, sorted by image index.
 
         Args:
             parts: Rows of each batch, in the order of the batches.
@@ -53,9 +52,5 @@ class AdversarialWriter:
             "prediction": rows[f"{self.scenario}/prediction"][order],
             "clean_prediction": rows["clean/prediction"][order],
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **{key: array.numpy() for key, array in arrays.items()})
-        temporary.replace(self.path)
+        write_arrays(self.path, arrays, compressed=True)
         return self.path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from lightning_advdef.attacks import Attack, Surrogate
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import ImageDataset, MemoryImages
+from lightning_advdef.files import whole_file
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -151,8 +151,5 @@ def _make(
 
 
 def _save(images: Tensor, path: Path) -> None:
-    """Under another name first: a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    save_file({"images": images.contiguous()}, unfinished)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        save_file({"images": images.contiguous()}, unfinished)

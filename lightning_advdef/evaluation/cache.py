@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -16,6 +15,7 @@ from lightning_advdef.attacks import Surrogate
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.evaluation.hashing import code_hash
 from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.files import write_arrays
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -69,13 +69,9 @@ class AdversarialCache:
         return tensors.pop("images"), {name.removeprefix("column/"): column for name, column in tensors.items()}
 
     def save(self, key: str, images: Tensor, columns: dict[str, Tensor]) -> None:
-        """Writes under a temporary name and renames, so that no reader sees half a file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{key}.{os.getpid()}.tmp"
+        """Keeps images and columns of a batch."""
         arrays = {"images": images} | {f"column/{name}": column for name, column in columns.items()}
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
-        temporary.replace(self.folder / f"{key}.npz")
+        write_arrays(self.folder / f"{key}.npz", arrays)
 
 
 def describe_network(network: nn.Module) -> str:

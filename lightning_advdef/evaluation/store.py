@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.rows import Rows, read_rows
+from lightning_advdef.files import whole_file, write_arrays
 
 SCHEMA_VERSION = 1
 _POLL_SECONDS = 0.2
@@ -64,18 +64,14 @@ def _extends_scenario(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> boo
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes under a temporary name and renames, so that a reader never sees half a file."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    """Writes plain values, infinity and NaN as null."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
-    """Writes columns as an uncompressed ``.npz``, atomically and with the same bytes for the same columns."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{name: rows[name].numpy() for name in sorted(rows)})
-    temporary.replace(path)
+    """Writes columns as an uncompressed ``.npz``, with the same bytes for the same columns."""
+    write_arrays(path, {name: rows[name] for name in sorted(rows)})
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:

@@ -1,0 +1,34 @@
+"""Writing files so that no reader ever sees half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; what is there takes its place when all is written.
+
+    Makes the folder. If writing fails, ``path`` stays as it was and nothing temporary is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_arrays(path: str | Path, tensors: Mapping[str, Tensor], *, compressed: bool = False) -> None:
+    """Writes tensors as an ``.npz``, in their order, with the same bytes for the same tensors."""
+    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        (np.savez_compressed if compressed else np.savez)(file, allow_pickle=False, **arrays)
