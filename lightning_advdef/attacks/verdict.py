@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,6 +33,19 @@ def exact_arithmetic() -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, convolution
 
 
+def _on_draws(
+    defense: nn.Module,
+    answer: Callable[[Tensor, SampleRNG], Tensor],
+    images: Tensor,
+    rng: SampleRNG,
+    draws: int,
+    stream: str = "grading",
+) -> Tensor:
+    """What the deployed defense answers, on each draw, shape ``(draws, N, ...)``; draws of a stream are the same."""
+    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
+        return torch.stack([answer(images, rng.stream(stream, draw)) for draw in range(draws)])
+
+
 def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor:
     """What the deployed defense answers, on fresh draws.
 
@@ -48,9 +61,7 @@ def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: i
     Raises:
         RuntimeError: If a logit is NaN, which no comparison of logits would notice.
     """
-    deployed = as_defense(defense)
-    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
-        logits = torch.stack([deployed(images, rng.stream("grading", draw)).float() for draw in range(draws)])
+    logits = _on_draws(defense, as_defense(defense), images, rng, draws).float()
     if logits.isnan().any():
         raise RuntimeError(
             f"{type(defense).__name__} gave NaN logits, so no prediction can be judged: check weights and settings"
@@ -65,10 +76,7 @@ def rejections(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 
         Bool, shape ``(draws, N)``; None for a defense that always answers.
     """
     rejects = getattr(defense, "rejects", None)
-    if rejects is None:
-        return None
-    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
-        return torch.stack([rejects(images, rng.stream("grading", draw)) for draw in range(draws)])
+    return None if rejects is None else _on_draws(defense, rejects, images, rng, draws)
 
 
 def is_stochastic(defense: nn.Module, images: Tensor, rng: SampleRNG) -> bool:
@@ -78,7 +86,5 @@ def is_stochastic(defense: nn.Module, images: Tensor, rng: SampleRNG) -> bool:
     """
     if getattr(defense, "stochastic", False):
         return True
-    deployed = as_defense(defense)
-    with attack_mode(defense), torch.no_grad(), exact_arithmetic():
-        first, second = (deployed(images, rng.stream("probe", draw)) for draw in range(2))
-        return not torch.equal(first, second)
+    first, second = _on_draws(defense, as_defense(defense), images, rng, 2, stream="probe")
+    return not torch.equal(first, second)
