@@ -56,7 +56,14 @@ def distill(arguments: Sequence[str]) -> None:
     main(arguments)
 
 
-COMMANDS = {"report": report, "calibrate": calibrate, "distill": distill}
+def export(arguments: Sequence[str]) -> None:
+    """``advdef export -c CONFIG -o FILE``: the deployed defense as an ONNX file."""
+    from lightning_advdef.export.command import main
+
+    main(arguments)
+
+
+COMMANDS = {"report": report, "calibrate": calibrate, "distill": distill, "export": export}
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -132,6 +132,11 @@ class DefenseModule(LightningModule):
         logits = self.classify(purify(repeated, draws)).view(self.votes, len(images), -1)
         return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(self.votes)
 
+    @property
+    def untraceable(self) -> str | None:
+        """Why no graph of tensor operations can hold the deployed defense, after "since"; None if one can."""
+        return "it draws random numbers for each image" if self.stochastic else None
+
     def calibrate(self, data: DataModule) -> dict[str, float]:
         """Values of this defense that depend on data and weights, by the name they have in a YAML.
 

@@ -32,6 +32,11 @@ class TrainingFreeModule(DefenseModule):
         self.purifier = purifier
         self.stochastic = purifier.stochastic
 
+    @property
+    def untraceable(self) -> str | None:
+        """See the purifier."""
+        return self.purifier.untraceable
+
     def configure_callbacks(self) -> Sequence[Callback] | Callback:
         """None; the first hook of a run, so that a ``fit`` ends before it reads any data.
 

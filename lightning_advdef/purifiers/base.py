@@ -29,6 +29,11 @@ class Purifier(ABC):
         """Whether autograd through it gives a gradient that means something."""
         return False
 
+    @property
+    def untraceable(self) -> str | None:
+        """Why no graph of tensor operations can hold it, after "since"; None if one can."""
+        return "it draws random numbers for each image" if self.stochastic else None
+
     @abstractmethod
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Purified images.

@@ -39,6 +39,11 @@ class Chain(Purifier):
         """Whether all of them are."""
         return all(purifier.differentiable for purifier in self.purifiers)
 
+    @property
+    def untraceable(self) -> str | None:
+        """Why the first of them that cannot be traced cannot."""
+        return next((purifier.untraceable for purifier in self.purifiers if purifier.untraceable), None)
+
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Images behind all of them."""
         for purifier, own in self._in_order(rng):

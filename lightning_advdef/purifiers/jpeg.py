@@ -55,6 +55,8 @@ class JPEG(Purifier):
 
     quality: int = 75
 
+    untraceable = "its codec is no operation on tensors"
+
     def __post_init__(self) -> None:
         """Checks the quality."""
         if not 1 <= self.quality <= 100:

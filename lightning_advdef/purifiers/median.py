@@ -35,6 +35,7 @@ class Median(Purifier):
     padding: Literal["zeros", "mirror"] = "zeros"
 
     differentiable = True
+    untraceable = "ONNX has no k-th smallest value"
 
     def __post_init__(self) -> None:
         """Checks the window."""

@@ -9,7 +9,7 @@ from skimage.restoration import denoise_nl_means
 from torch import Tensor
 
 from lightning_advdef.purifiers.base import Purifier
-from lightning_advdef.purifiers.one_by_one import Array, one_by_one
+from lightning_advdef.purifiers.one_by_one import OUTSIDE_TORCH, Array, one_by_one
 from lightning_advdef.rng import SampleRNG
 
 
@@ -36,6 +36,8 @@ class NonLocalMeans(Purifier):
     search: int = 13
     patch: int = 3
     strength: float = 2.0
+
+    untraceable = OUTSIDE_TORCH
 
     def __post_init__(self) -> None:
         """Checks the numbers."""

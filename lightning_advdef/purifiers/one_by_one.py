@@ -10,6 +10,9 @@ from torch import Tensor
 
 Array = np.ndarray
 
+# of purifiers that call such a library
+OUTSIDE_TORCH = "it is computed by scikit-image, outside of torch"
+
 
 def one_by_one(function: Callable[..., Array], *batches: Tensor) -> Tensor:
     """Applies a function of arrays ``(C, H, W)`` to each image.

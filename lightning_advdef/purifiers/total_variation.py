@@ -10,7 +10,7 @@ from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle
 from torch import Tensor
 
 from lightning_advdef.purifiers.base import Purifier
-from lightning_advdef.purifiers.one_by_one import Array, one_by_one
+from lightning_advdef.purifiers.one_by_one import OUTSIDE_TORCH, Array, one_by_one
 from lightning_advdef.rng import SampleRNG
 
 
@@ -41,6 +41,8 @@ class TotalVariation(Purifier):
     method: Literal["chambolle", "split_bregman"] = "chambolle"
     keep: float | None = None
     rounds: int = 20
+
+    untraceable = OUTSIDE_TORCH
 
     def __post_init__(self) -> None:
         """Checks the numbers."""

@@ -118,6 +118,11 @@ class FeatureSmoothingModule(DefenseModule):
         settings = {name: getattr(self, name) for name in _SETTINGS}
         return ActiveDefense(self.tap.features, **settings)
 
+    @property
+    def untraceable(self) -> str | None:
+        """See the base class; without noise there is still the loop."""
+        return super().untraceable or "Active Defense takes gradient steps until each image is smooth"
+
     def purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Smoothed images (Algorithm 1); the layers after the tap do not run."""
         with attack_mode(self.classifier):

@@ -74,6 +74,11 @@ class FeatureSqueezingModule(DefenseModule):
         """The threshold and where it is from."""
         return stated("threshold", self.threshold, self.given_threshold)
 
+    @property
+    def untraceable(self) -> str | None:
+        """It has more to say than logits."""
+        return "a file that gives logits would lose which images it rejects"
+
     def versions(self, images: Tensor, rng: SampleRNG, with_gradient: bool = False) -> Tensor:
         """Logits of images and of their squeezed versions.
 

@@ -94,6 +94,11 @@ class RIDE(Purifier):
         """True: networks start at random."""
         return True
 
+    @property
+    def untraceable(self) -> str | None:
+        """Why no graph can hold it."""
+        return "it trains a network on each image"
+
     def __call__(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Estimates of images ``(N, C, H, W)``."""
         return self.run(images, rng)
