@@ -172,23 +172,30 @@ def _part_summaries(rows: Rows, scenario: Scenario) -> list[dict[str, Any]]:
 
     ``cumulative_accuracy`` is the accuracy after this part and all before it; ``accuracy`` that of the part by itself,
     None where it was run on survivors alone. Both come from the draws that decided about survivors. Of a detector they
-    do not excuse what is rejected, though ``broken`` counts only what is not.
+    do not excuse what is rejected, though ``broken`` counts only what is not; ``cumulative_right_or_rejected`` and
+    ``right_or_rejected`` do.
     """
     name, clean = scenario.name, (rows["clean/correct"] > 0).float()
-    standing, parts = clean * (rows[f"{name}/broken_by"] != WRONG_BEFORE), []
+    columns = {"accuracy": "correct"}
+    if f"{name}/rejected" in rows:
+        columns["right_or_rejected"] = "correct_or_rejected"
+    standing, parts = dict.fromkeys(columns, clean * (rows[f"{name}/broken_by"] != WRONG_BEFORE)), []
     for number, part in enumerate(scenario.attack.parts()):
-        after = rows[f"{name}/{part}/correct"]
-        before, standing = standing, torch.fmin(standing, after)
-        attacked = ~after.isnan()
+        attacked = ~rows[f"{name}/{part}/correct"].isnan()
         alone = bool(attacked[clean > 0].all())
+        before, shares = standing["accuracy"], {}
+        for title, column in columns.items():
+            after = rows[f"{name}/{part}/{column}"]
+            standing[title] = torch.fmin(standing[title], after)
+            shares[f"cumulative_{title}"] = accuracy(standing[title])
+            shares[title] = accuracy(torch.fmin(clean, after)) if alone else None
         parts.append(
             {
                 "name": part,
                 "attacked": int(attacked.sum()),
                 "broken": int((rows[f"{name}/broken_by"] == number).sum()),
                 "accuracy_before": float(before.double().mean()),
-                "cumulative_accuracy": accuracy(standing),
-                "accuracy": accuracy(torch.fmin(clean, after)) if alone else None,
+                **shares,
                 "passes": {
                     kind: float(rows[f"{name}/{part}/{kind}"].double().mean()) for kind in ("forward", "backward")
                 },

@@ -145,6 +145,24 @@ def test_rejection_does_not_excuse_an_image_that_is_wrong_without_an_attack():
     assert summary["scenarios"][0]["right_or_rejected"]["value"] == summary["clean_accuracy"]["value"] < 1
 
 
+@pytest.mark.parametrize("cascade", [True, False])
+def test_each_part_of_a_cascade_tells_what_is_right_or_rejected(cascade):
+    attacks = {"weak": PGD(0.1, steps=1), "strong": PGD(0.1, steps=5)}
+    module = module_of(threshold=1.0)
+    judge = Judge(module, [Scenario("both", Cascade(attacks=attacks, cascade=cascade))])
+    rows = judge(Batch(BATCH.images, module(BATCH.images).argmax(dim=1), BATCH.indices))
+    assert set(rows["both/broken_by"].tolist()) == {-1, 0, 1}
+    found = summarise(rows, judge.scenarios, judge.describe())["scenarios"][0]
+    standing = (rows["clean/correct"] == 1).double()
+    for number, part in enumerate(found["parts"]):
+        standing[rows["both/broken_by"] == number] = 0
+        assert part["cumulative_right_or_rejected"]["value"] == pytest.approx(float(standing.mean()))
+        assert part["cumulative_right_or_rejected"]["value"] > part["cumulative_accuracy"]["value"]
+        alone = (rows[f"both/{part['name']}/correct_or_rejected"] == 1).double().mean()
+        expected = None if cascade and number else pytest.approx(float(alone))
+        assert (part["right_or_rejected"] and part["right_or_rejected"]["value"]) == expected
+
+
 def test_it_is_stochastic_if_a_squeezer_is():
     assert module_of([BitDepth(1), RandomResizePad()]).stochastic
     assert not module_of().stochastic
