@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Sized
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.callbacks.pictures import Pictures
 from lightning_advdef.callbacks.progress import AttackProgress
 from lightning_advdef.callbacks.writer import AdversarialWriter
+from lightning_advdef.data import DataModule
+from lightning_advdef.data.claims import ClaimedBatches, Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
@@ -24,6 +27,7 @@ from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names, up_to
+from lightning_advdef.evaluation.shares import in_words, share_of
 from lightning_advdef.evaluation.store import ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
@@ -116,12 +120,24 @@ class RobustnessEvaluation(Callback):
         self._judged: set[int] = set()
         self._monitored: dict[str, float] = {}
         self._seen = 0
+        self._claimed = False
+        self._began = 0.0
         self._left: int | None = None
         self._bar: AttackProgress | None = None
         self._pictures: Pictures | None = None
         self._writer: AdversarialWriter | None = None
 
     # Lightning's hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has the images of a test handed out to whichever process is free, unless only some batches are wanted."""
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, DataModule):
+            limit = trainer.limit_test_batches  # an int counts batches, 1.0 means all of them
+            whole = isinstance(limit, float) and limit == 1
+            claimed = stage == "test" and bool(self.scenarios) and whole
+            settings = self.settings
+            data.claims = Claims(settings.batch_size, shrink=not settings.strict) if claimed else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the result folder, or notices that this evaluation is already finished."""
@@ -170,7 +186,7 @@ class RobustnessEvaluation(Callback):
             return
         if self._judge is not None:
             self._flush()
-            self._store.mark_done(trainer.global_rank)
+            self._store.mark_done(trainer.global_rank, self._share(self._judge))
             if trainer.is_global_zero:
                 self._finish(trainer, pl_module, self._judge, self._store)
             else:
@@ -180,6 +196,10 @@ class RobustnessEvaluation(Callback):
         if trainer.is_global_zero:
             print_results([self._store.folder])
         self._end()
+
+    def _share(self, judge: Judge) -> dict[str, float]:
+        names = [scenario.name for scenario in judge.scenarios]
+        return share_of(self._kept, names, time.perf_counter() - self._began)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs robust accuracy of the validation images."""
@@ -249,6 +269,8 @@ class RobustnessEvaluation(Callback):
         self._pending, self._kept, self._seen = [], [], 0
         self._pictures = Pictures() if self._store is not None and trainer.is_global_zero else None
         judge.watch = self._pictures
+        self._claimed = isinstance(getattr(loader, "sampler", None), ClaimedBatches)
+        self._began = time.perf_counter()
         dataset = getattr(loader, "dataset", None)
         left = None
         if isinstance(dataset, Sized):
@@ -275,6 +297,8 @@ class RobustnessEvaluation(Callback):
         self._pending.append(batch)
         while sum(len(part.images) for part in self._pending) >= self.settings.batch_size:
             self._judge_next()
+        if self._claimed:
+            self._flush()
 
     def _flush(self) -> None:
         while sum(len(part.images) for part in self._pending):
@@ -345,9 +369,11 @@ class RobustnessEvaluation(Callback):
         return mean
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, judge: Judge, store: ResultStore) -> None:
-        store.wait_for(range(trainer.world_size))
+        shares = store.wait_for(range(trainer.world_size))
         rows = store.gather()
         result = make_result(rows, judge, str(pl_module.device), trainer.world_size)
-        store.finish(rows, result)
+        store.finish(rows, result | {"processes": shares})
+        if len(shares) > 1:
+            print(in_words(shares))
         if self._pictures is not None:
             self._pictures.log(trainer, rows, result, judge.scenarios)

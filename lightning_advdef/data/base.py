@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any, Literal, get_args
+from uuid import uuid4
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_advdef.data.augment import Augment, augment
+from lightning_advdef.data.claims import ClaimedBatches, Claims
 from lightning_advdef.data.partition import carve_validation, choose
 from lightning_advdef.data.sources import EpochSampler, ImageDataset, ImageSource, MemoryImages, as_is
 from lightning_advdef.errors import DatasetNotFoundError
@@ -71,6 +73,7 @@ class DataModule(LightningDataModule, ABC):
         self.download = download
         self.num_workers = num_workers
         self.seed = seed
+        self.claims: Claims | None = None
         self._check_arguments()
         self._sources: dict[Split, ImageSource] = {}
         self._datasets: dict[str, ImageDataset] = {}
@@ -122,8 +125,10 @@ class DataModule(LightningDataModule, ABC):
         return self._loader(dataset) if len(dataset) else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches in order."""
-        return self._loader(self._dataset("test"))
+        """Test batches in order; with ``claims``, several processes take theirs from a common counter."""
+        if self.claims is None or self.trainer is None or self.trainer.world_size == 1:
+            return self._loader(self._dataset("test"))
+        return self._claimed_loader(self._dataset("test"), self.trainer, self.claims)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The test batches."""
@@ -180,6 +185,19 @@ class DataModule(LightningDataModule, ABC):
             batch_size=self._device_batch_size(),
             sampler=sampler,
             num_workers=self.num_workers,
+            collate_fn=as_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _claimed_loader(self, dataset: ImageDataset, trainer: Trainer, claims: Claims) -> DataLoader[Batch]:
+        name = trainer.strategy.broadcast(uuid4().hex)
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=ClaimedBatches(dataset, trainer.world_size, trainer.global_rank, claims, name),
+            # what is read ahead is claimed ahead, so one batch it is
+            num_workers=min(1, self.num_workers),
+            prefetch_factor=1 if self.num_workers else None,
             collate_fn=as_is,
             pin_memory=torch.cuda.is_available(),
         )

@@ -109,8 +109,9 @@ class ImageDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> Batch:
-        return self.__getitems__([position])
+    def __getitem__(self, position: int | list[int]) -> Batch:
+        # a list comes from a sampler that makes the batches itself
+        return self.__getitems__(position if isinstance(position, list) else [position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
         """The batch at these positions of the dataset; ``DataLoader`` calls it with all that it wants."""

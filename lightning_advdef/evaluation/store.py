@@ -188,25 +188,32 @@ class ResultStore:
     def _shard_paths(self) -> list[Path]:
         return sorted(self.shards.glob("*.npz"))
 
-    def mark_done(self, rank: int) -> None:
-        """Says that a rank has judged its share."""
-        write_json(self.shards / f"done_{rank}.json", {})
+    def mark_done(self, rank: int, share: Mapping[str, float]) -> None:
+        """Says that a rank has judged its share, and what that was."""
+        write_json(self._done(rank), share)
+
+    def _done(self, rank: int) -> Path:
+        return self.shards / f"done_{rank}.json"
 
     def mark_failed(self, rank: int) -> None:
         """Says that a rank cannot go on, so that the others do not wait for it."""
         if self.shards.is_dir():
             write_json(self.shards / f"failed_{rank}.json", {})
 
-    def wait_for(self, ranks: Sequence[int]) -> None:
+    def wait_for(self, ranks: Sequence[int]) -> list[dict[str, float]]:
         """Waits until all ranks are done; files carry the news, so no collective can time out meanwhile.
 
         On several machines the result folder must be on a shared file system.
 
+        Returns:
+            The share of each.
+
         Raises:
             RuntimeError: If another rank failed.
         """
-        while not all((self.shards / f"done_{rank}.json").is_file() for rank in ranks):
+        while not all(self._done(rank).is_file() for rank in ranks):
             self._poll()
+        return [json.loads(self._done(rank).read_text()) for rank in ranks]
 
     def wait_until_complete(self) -> None:
         """Waits for the rank that writes the result.

@@ -75,7 +75,8 @@ def test_an_interrupted_evaluation_continues_and_gives_the_same_rows(advdef, str
     assert content(folder)["robustness.npz"] == content(whole)["robustness.npz"]
     assert names(folder) == FILES
     ours, theirs = result_of(folder)[0], result_of(whole)[0]
-    ours.pop("date"), theirs.pop("date")
+    for key in ("date", "processes"):
+        ours.pop(key), theirs.pop(key)
     assert ours == theirs
 
 
@@ -194,14 +195,14 @@ def test_no_process_waits_for_one_that_failed(tmp_path):
         with pytest.raises(RuntimeError, match="another process failed"):
             wait()
     store.open()
-    store.mark_done(0)
-    store.wait_for([0])
+    store.mark_done(0, {"images": 3})
+    assert store.wait_for([0]) == [{"images": 3}]
 
 
 def test_markers_of_a_run_with_more_processes_are_forgotten(tmp_path):
     store = ResultStore(tmp_path, {})
     store.open()
     store.mark_failed(3)
-    store.mark_done(1)
+    store.mark_done(1, {})
     store.open()
     assert [path.name for path in store.shards.iterdir()] == ["fingerprint.json"]
