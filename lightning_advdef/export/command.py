@@ -11,6 +11,7 @@ from lightning_advdef.cli import AdvDefCLI
 from lightning_advdef.data import DataModule
 from lightning_advdef.export.onnx_file import require_traceable, write_onnx
 from lightning_advdef.export.parity import Parity, compare_with_file
+from lightning_advdef.files import whole_file
 from lightning_advdef.types import Batch
 
 
@@ -48,17 +49,12 @@ def main(arguments: Sequence[str]) -> None:
     cli.model.setup("export")
     network = cli.model.undefended if own.undefended else cli.model
     require_traceable(network)
-    unchecked = own.output.with_name(f"{own.output.name}.tmp")
-    try:
-        batches = _test_batches(cli.datamodule, own.images)
-        first = next(batches)
-        own.output.parent.mkdir(parents=True, exist_ok=True)
+    batches = _test_batches(cli.datamodule, own.images)
+    first = next(batches)
+    with whole_file(own.output) as unchecked:
         write_onnx(network, first.images[:2], unchecked)
         parity = compare_with_file(network, unchecked, chain([first], batches))
         _require(parity, own.tolerance)
-        unchecked.replace(own.output)
-    finally:
-        unchecked.unlink(missing_ok=True)
     if cli.model.weights is None:
         print("no --model.weights were given: the network is exported as it starts")
     print(
