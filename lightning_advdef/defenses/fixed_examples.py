@@ -18,6 +18,7 @@ from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import ImageDataset, MemoryImages
 from lightning_advdef.files import whole_file
+from lightning_advdef.hashing import code_hash
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -78,8 +79,8 @@ def load_or_make(
         attack: What makes the images.
         seed: Of a random attack.
         leaves: See :func:`attacked`.
-        folder: Where the file lies, whose name is a hash of surrogate, weights, attack, images and seed; None for the
-            Trainer's ``default_root_dir``.
+        folder: Where the file lies, whose name is a hash of surrogate, weights, attack, images, seed and the source of
+            all that; None for the Trainer's ``default_root_dir``.
 
     Raises:
         ValueError: If training images are not the same in every epoch.
@@ -121,7 +122,8 @@ def _key(surrogate: Surrogate, attack: Attack, dataset: ImageDataset, seed: int,
     source = dataset.source
     assert isinstance(source, MemoryImages)
     weights = [weights_hash(module) for module in surrogate.modules]
-    recipe = [surrogate.describe(), weights, plain(attack), leaves, seed]
+    code = code_hash(surrogate, attack, *surrogate.modules)
+    recipe = [surrogate.describe(), weights, code, plain(attack), leaves, seed]
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     for tensor in (dataset.indices, source.pixels, source.labels):
         digest.update(tensor_bytes(tensor))

@@ -17,7 +17,7 @@ from lightning_advdef.checkpoints import tensor_bytes
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
 from lightning_advdef.evaluation.cache import AdversarialCache, describe_network
-from lightning_advdef.evaluation.hashing import code_hash
+from lightning_advdef.hashing import code_hash
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
 

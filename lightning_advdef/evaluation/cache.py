@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
-from lightning_advdef.evaluation.hashing import code_hash
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.files import write_arrays
+from lightning_advdef.hashing import code_hash
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
-from lightning_advdef.evaluation.hashing import code_hash
 from lightning_advdef.evaluation.judge import Judge
+from lightning_advdef.hashing import code_hash
 
 _NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
 _FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed

@@ -14,7 +14,7 @@ from lightning_advdef.attacks import EOT, Attack, FixedBudgetAttack, FullGradien
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.data.specs import standard_eps
-from lightning_advdef.evaluation.hashing import file_hashes
+from lightning_advdef.hashing import file_hashes
 from lightning_advdef.types import Access, Eps
 
 

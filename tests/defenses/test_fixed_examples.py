@@ -61,6 +61,13 @@ def test_other_weights_or_another_attack_make_a_set_of_their_own(tmp_path, makin
     assert len(list(tmp_path.glob("fixed_examples_*.safetensors"))) == 2
 
 
+def test_a_set_that_other_code_made_is_made_anew(tmp_path, making, monkeypatch):
+    for code in ("before", "after", "after"):
+        monkeypatch.setattr(fixed_examples, "code_hash", lambda *items, code=code: code)
+        quiet_trainer(tmp_path).fit(fixed_module(), toy())
+    assert making == [1, 1]
+
+
 def test_an_interrupted_making_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(fixed_examples, "_ATTACKED_AT_ONCE", 4)
     whole = fixed_module()

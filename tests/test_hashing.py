@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_advdef.attacks import PGD, Targeted
 from lightning_advdef.defenses import FeatureSqueezingModule, PurificationModule
-from lightning_advdef.evaluation.hashing import code_hash, file_hashes
+from lightning_advdef.hashing import code_hash, file_hashes
 from lightning_advdef.models import MLP
 from lightning_advdef.purifiers import Chain, Median
 
