@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 
 from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.checkpoints import plain
@@ -19,9 +17,6 @@ from lightning_advdef.evaluation.figures import draw, image_grid
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.summary import attack_norm
-from lightning_advdef.types import Batch
-
-_IMAGES = 8
 
 
 def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
@@ -29,43 +24,33 @@ def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
-class Pictures:
-    """Collects a few images per scenario while they are judged, and logs everything at the end."""
-
-    def __init__(self) -> None:
-        self.examples: dict[str, Examples] = {}
-
-    def __call__(self, scenario: str, batch: Batch, adversarial: Tensor, rows: Mapping[str, Tensor]) -> None:
-        """Keeps the first images of the first batch."""
-        if scenario in self.examples:
-            return
-        count = min(_IMAGES, len(adversarial))
-        classes = [rows[name][:count] for name in ("label", "clean/prediction", f"{scenario}/prediction")]
-        self.examples[scenario] = Examples(
-            scenario, batch.images[:count].cpu(), adversarial[:count].cpu(), torch.stack(classes, dim=1).cpu()
-        )
-
-    def log(self, trainer: Trainer, rows: Rows, result: Mapping[str, Any], scenarios: Sequence[Scenario]) -> None:
-        """Writes scalars, figures and hyper-parameters to TensorBoard; silent without that logger."""
-        logger = tensorboard(trainer)
-        if logger is None:
-            return
-        step = trainer.global_step
-        metrics = headline(result)
-        for name, value in metrics.items():
-            logger.experiment.add_scalar(name, value, step)
-        for name, examples in self.examples.items():
-            logger.experiment.add_figure(f"examples/{name}", image_grid([examples]), step)
-            for kind, figure in _of_defense(trainer.lightning_module, examples).items():
-                logger.experiment.add_figure(f"{kind}/{name}", figure, step)
-        curves = curve_figure(rows, scenarios)
-        if curves is not None:
-            logger.experiment.add_figure("accuracy_against_norm", curves, step)
-        steps = steps_figure(rows, scenarios)
-        if steps is not None:
-            logger.experiment.add_figure("defense_steps", steps, step)
-        logger.log_hyperparams(_flat(plain(dict(trainer.lightning_module.hparams))), metrics)
-        logger.experiment.flush()
+def log_pictures(
+    trainer: Trainer,
+    rows: Rows,
+    result: Mapping[str, Any],
+    scenarios: Sequence[Scenario],
+    examples: Mapping[str, Examples],
+) -> None:
+    """Writes scalars, figures and hyper-parameters to TensorBoard; silent without that logger."""
+    logger = tensorboard(trainer)
+    if logger is None:
+        return
+    step = trainer.global_step
+    metrics = headline(result)
+    for name, value in metrics.items():
+        logger.experiment.add_scalar(name, value, step)
+    for name, few in examples.items():
+        logger.experiment.add_figure(f"examples/{name}", image_grid([few]), step)
+        for kind, figure in _of_defense(trainer.lightning_module, few).items():
+            logger.experiment.add_figure(f"{kind}/{name}", figure, step)
+    curves = curve_figure(rows, scenarios)
+    if curves is not None:
+        logger.experiment.add_figure("accuracy_against_norm", curves, step)
+    steps = steps_figure(rows, scenarios)
+    if steps is not None:
+        logger.experiment.add_figure("defense_steps", steps, step)
+    logger.log_hyperparams(_flat(plain(dict(trainer.lightning_module.hparams))), metrics)
+    logger.experiment.flush()
 
 
 def _of_defense(module: Any, examples: Examples) -> Mapping[str, Figure]:

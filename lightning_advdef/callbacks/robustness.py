@@ -15,20 +15,22 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from lightning_advdef.attacks import MinimalNormAttack
-from lightning_advdef.callbacks.pictures import Pictures
+from lightning_advdef.callbacks.pictures import log_pictures
 from lightning_advdef.callbacks.progress import AttackProgress
 from lightning_advdef.callbacks.writer import AdversarialWriter
 from lightning_advdef.data import DataModule
 from lightning_advdef.data.claims import ClaimedBatches, Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.estimate import estimate
+from lightning_advdef.evaluation.examples import examples_of
 from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
+from lightning_advdef.evaluation.gallery import Gallery
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names, up_to
 from lightning_advdef.evaluation.shares import in_words, share_of
-from lightning_advdef.evaluation.store import ResultStore, join_rows
+from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.types import Batch
@@ -124,7 +126,7 @@ class RobustnessEvaluation(Callback):
         self._began = 0.0
         self._left: int | None = None
         self._bar: AttackProgress | None = None
-        self._pictures: Pictures | None = None
+        self._gallery: Gallery | None = None
         self._writer: AdversarialWriter | None = None
 
     # Lightning's hooks
@@ -267,8 +269,9 @@ class RobustnessEvaluation(Callback):
     def _begin(self, trainer: Trainer, judge: Judge, loader: Any) -> None:
         self._judge = judge
         self._pending, self._kept, self._seen = [], [], 0
-        self._pictures = Pictures() if self._store is not None and trainer.is_global_zero else None
-        judge.watch = self._pictures
+        if self._store is not None:
+            self._gallery = Gallery(judge.scenarios, self._store.gallery_of(trainer.global_rank))
+        judge.watch = self._gallery
         self._claimed = isinstance(getattr(loader, "sampler", None), ClaimedBatches)
         self._began = time.perf_counter()
         dataset = getattr(loader, "dataset", None)
@@ -284,7 +287,7 @@ class RobustnessEvaluation(Callback):
         if self._bar is not None:
             self._bar.close()
         self._bar = None
-        self._judge = self._store = self._writer = None
+        self._judge = self._store = self._writer = self._gallery = None
         self._judged = set()
 
     def _take(self, trainer: Trainer, batch: Any) -> None:
@@ -314,7 +317,8 @@ class RobustnessEvaluation(Callback):
         self._announce(batch)
         rows = self._judge(batch, None if self._store is None else self._store.known(batch.indices))
         self._kept.append(rows)
-        if self._store is not None:
+        if self._store is not None and self._gallery is not None:
+            self._gallery.save()  # first, so that a batch whose rows are there is never without its images
             self._store.add(rows)
         if self._bar is not None:
             self._bar.judged(rows)
@@ -372,8 +376,11 @@ class RobustnessEvaluation(Callback):
         shares = store.wait_for(range(trainer.world_size))
         rows = store.gather()
         result = make_result(rows, judge, str(pl_module.device), trainer.world_size)
+        gallery = Gallery(judge.scenarios, store.folder / GALLERY_FILE)
+        for path in store.galleries():
+            gallery.join(path)
+        gallery.save()
         store.finish(rows, result | {"processes": shares})
         if len(shares) > 1:
             print(in_words(shares))
-        if self._pictures is not None:
-            self._pictures.log(trainer, rows, result, judge.scenarios)
+        log_pictures(trainer, rows, result, judge.scenarios, examples_of(gallery.kept, rows))

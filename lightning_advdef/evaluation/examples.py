@@ -1,8 +1,8 @@
-"""Adversarial images of a file beside the clean ones."""
+"""Adversarial images beside the clean ones: those of a file, or those that an evaluation kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.evaluation.gallery import Kept
+from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.run import Run
 
 
@@ -27,6 +29,23 @@ class Examples(NamedTuple):
     clean: Tensor
     adversarial: Tensor
     classes: Tensor
+
+
+def examples_of(gallery: Mapping[str, Kept], rows: Rows) -> dict[str, Examples]:
+    """What an evaluation kept of its images, by scenario, the least robust first.
+
+    Args:
+        gallery: Images of each scenario.
+        rows: Columns of all images.
+    """
+    return {name: _shown(name, kept, rows) for name, kept in gallery.items() if len(kept.indices)}
+
+
+def _shown(name: str, kept: Kept, rows: Rows) -> Examples:
+    places = torch.searchsorted(rows["index"], kept.indices)
+    columns = [rows[column][places] for column in ("label", "clean/prediction", f"{name}/prediction")]
+    clean = kept.clean.float()
+    return Examples(name, clean, clean + kept.perturbation.float(), torch.stack(columns, dim=1))
 
 
 def images(runs: Sequence[Run], scenario: str | None = None, count: int = 8) -> list[Examples]:

@@ -20,6 +20,7 @@ from lightning_advdef.evaluation.rows import Rows, read_rows
 from lightning_advdef.files import whole_file, write_arrays
 
 SCHEMA_VERSION = 1
+GALLERY_FILE = "examples.npz"
 _POLL_SECONDS = 0.2
 
 
@@ -151,7 +152,7 @@ class ResultStore:
     def clear(self) -> None:
         """Removes an earlier result."""
         shutil.rmtree(self.shards, ignore_errors=True)
-        for path in (self.json_path, self.npz_path):
+        for path in (self.json_path, self.npz_path, self.folder / GALLERY_FILE):
             path.unlink(missing_ok=True)
 
     def _refuse_other_run(self) -> None:
@@ -184,6 +185,14 @@ class ResultStore:
         """Writes one judged batch; its name follows from its images, so a repetition replaces itself."""
         name = hashlib.sha256(rows["index"].numpy().tobytes()).hexdigest()[:20]
         write_rows(self.shards / f"{name}.npz", rows)
+
+    def gallery_of(self, rank: int) -> Path:
+        """Where a rank keeps images until all are judged."""
+        return self.shards / "examples" / f"{rank}.npz"
+
+    def galleries(self) -> list[Path]:
+        """What the ranks have kept, those of an interrupted run, too."""
+        return sorted((self.shards / "examples").glob("*.npz"))
 
     def _shard_paths(self) -> list[Path]:
         return sorted(self.shards.glob("*.npz"))

@@ -12,11 +12,12 @@ from lightning_advdef.evaluation.store import first_difference, join_rows, write
 from tests.conftest import result_of, scenario
 
 SCENARIOS = [scenario("pgd", "PGD", eps=0.1, steps=4), scenario("deepfool", "DeepFool")]
-FILES = {"robustness.json", "robustness.npz", "hparams.yaml"}
+RESULTS = {"robustness.json", "robustness.npz", "examples.npz"}
+FILES = RESULTS | {"hparams.yaml"}
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("robustness")}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in RESULTS}
 
 
 def names(folder):
@@ -39,7 +40,7 @@ class Judged:
         monkeypatch.setattr(Judge, "__call__", counting)
 
 
-def test_a_finished_evaluation_leaves_the_two_files_and_nothing_temporary(advdef):
+def test_a_finished_evaluation_leaves_its_files_and_nothing_temporary(advdef):
     folder = advdef.digits("test", scenarios=SCENARIOS)
     assert names(folder) == FILES
 
@@ -72,7 +73,8 @@ def test_an_interrupted_evaluation_continues_and_gives_the_same_rows(advdef, str
         advdef.digits("test", *options, scenarios=SCENARIOS)
     assert not set(chain(*first.images)) & set(chain(*second.images))
     whole = advdef.digits("test", *options, scenarios=SCENARIOS, name="whole")
-    assert content(folder)["robustness.npz"] == content(whole)["robustness.npz"]
+    for name in ("robustness.npz", "examples.npz"):
+        assert content(folder)[name] == content(whole)[name]
     assert names(folder) == FILES
     ours, theirs = result_of(folder)[0], result_of(whole)[0]
     for key in ("date", "processes"):
