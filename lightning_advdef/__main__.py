@@ -15,8 +15,15 @@ _HINT = "(set ADVDEF_TRACEBACK=1 for the full traceback)"
 
 
 def report(arguments: Sequence[str]) -> None:
-    """``advdef report``: the results of one or several runs side by side, or a figure of them."""
+    """``advdef report``: one or several runs side by side, in the terminal or in a file, or a figure of them."""
     from lightning_advdef.evaluation.report import main
+
+    main(arguments)
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """``advdef compare``: two runs on the same images, and who wins."""
+    from lightning_advdef.evaluation.compare import main
 
     main(arguments)
 
@@ -63,7 +70,7 @@ def export(arguments: Sequence[str]) -> None:
     main(arguments)
 
 
-COMMANDS = {"report": report, "calibrate": calibrate, "distill": distill, "export": export}
+COMMANDS = {"report": report, "compare": compare, "calibrate": calibrate, "distill": distill, "export": export}
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -69,8 +69,9 @@ class AdvDefCLI(LightningCLI):
             parser_kwargs={
                 "prog": "advdef",
                 "description": "Train, defend and evaluate image classifiers against adversarial perturbations. "
-                "Further commands: advdef report FOLDER..., advdef calibrate -c CONFIG [-o FILE], "
-                "advdef distill -c CONFIG -o FILE, advdef export -c CONFIG -o FILE",
+                "Further commands: advdef report FOLDER..., advdef compare FOLDER FOLDER, "
+                "advdef calibrate -c CONFIG [-o FILE], advdef distill -c CONFIG -o FILE, "
+                "advdef export -c CONFIG -o FILE",
                 "exit_on_error": False,
                 "allow_abbrev": False,
             },

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
-from lightning_advdef.attacks.base import within_budget
 from lightning_advdef.attacks.cascade import WRONG_BEFORE
 from lightning_advdef.evaluation.rows import Rows, robust
 from lightning_advdef.evaluation.scenario import Scenario
-from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm, worst_case
+from lightning_advdef.evaluation.worst import worst_within
+from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm
 from lightning_advdef.types import Norm
 
 
@@ -89,19 +89,15 @@ def summarise(
 def _worst_cases(rows: Rows, scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     """Accuracy under all scenarios together, for each budget that some scenario states.
 
-    Whatever scenario found an image: it counts at every budget that its perturbation does not exceed. Perturbations
-    that leave the pixel range are no images and count nowhere.
+    Perturbations that leave the pixel range are no images and count nowhere.
     """
     boxed = [scenario for scenario in scenarios if scenario.attack.box]
     budgets = {(s.attack.norm, float(s.attack.eps)) for s in boxed if isinstance(s.attack, FixedBudgetAttack)}
-    cases = []
-    for norm, eps in sorted(budgets):
-        columns = []
-        for name in (scenario.name for scenario in boxed):
-            inside = within_budget(rows[f"{name}/{norm}"], eps)
-            columns.append(torch.where(inside, robust(rows, name), rows["clean/correct"]))
-        cases.append({"norm": norm, "eps": eps, "accuracy": accuracy(worst_case(torch.stack(columns)))})
-    return cases
+    names = [scenario.name for scenario in boxed]
+    return [
+        {"norm": norm, "eps": eps, "accuracy": accuracy(worst_within(rows, names, norm, eps))}
+        for norm, eps in sorted(budgets)
+    ]
 
 
 def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:

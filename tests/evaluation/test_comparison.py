@@ -1,0 +1,107 @@
+"""Two runs on the same images."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lightning_advdef.__main__ import run
+from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.evaluation.comparison import compare
+from lightning_advdef.evaluation.run import read_runs
+from tests.evaluation.results import columns, spending, write
+
+RIGHT = (True, True, True, False)
+
+
+def evaluated(folder, after, right=RIGHT, scenarios=("fgm",), eps=0.5, **changes):
+    """A run under l2 scenarios of one budget, with who is right after all of them."""
+    rows = columns(right, *((name, [eps] * len(right), after) for name in scenarios))
+    rows |= {"index": np.arange(len(right)) * 10} | changes
+    write(folder, [spending(name, sum(after) / len(right), eps=eps) for name in scenarios], rows)
+    result = json.loads((folder / "robustness.json").read_text())
+    result["worst_case"] = [{"norm": "l2", "eps": eps, "accuracy": {}}]
+    (folder / "robustness.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """The second keeps another image than the first, and one that the first gets wrong from the start."""
+    return [
+        evaluated(tmp_path / "a", (True, True, False, False)),
+        evaluated(tmp_path / "b", (False, True, False, True), right=(True, True, True, True)),
+    ]
+
+
+def test_winners_are_found_on_clean_images_each_scenario_and_the_worst_case(pair):
+    found = compare(*read_runs(pair))
+    assert [(c.name, c.only_first, c.only_second) for c in found.contests] == [
+        ("clean", [], [30]),
+        ("fgm", [0], [30]),
+        ("worst case, l2 0.5", [0], [30]),
+    ]
+    assert found.contests[0].difference.value == pytest.approx(-0.25)
+    assert found.contests[1].difference.p_value == 1.0
+
+
+def test_worst_case_is_over_shared_scenarios_alone(tmp_path):
+    first = evaluated(tmp_path / "a", (True, True, False, False))
+    second = evaluated(tmp_path / "b", (True, True, False, False), scenarios=("fgm", "stronger"))
+    rows = dict(np.load(second / "robustness.npz"))
+    np.savez(second / "robustness.npz", **rows | {"stronger/correct": np.zeros(4, dtype=np.float32)})
+    found = compare(*read_runs([first, second]))
+    assert found.contests[-1].difference.value == 0.0
+    assert found.notes == ("only b ran stronger",)
+
+
+def test_another_attack_of_the_same_name_is_left_out_with_a_reason(tmp_path):
+    folders = [evaluated(tmp_path / str(eps), (True,) * 4, right=(True,) * 4, eps=eps) for eps in (0.5, 1.0)]
+    found = compare(*read_runs(folders))
+    assert [contest.name for contest in found.contests] == ["clean"]
+    (note,) = found.notes
+    assert "fgm is left out" in note
+    assert "1.0 there, 0.5 now" in note
+
+
+@pytest.mark.parametrize("changed", [{"index": np.arange(4)}, {"label": np.ones(4, dtype=np.int64)}])
+def test_other_images_are_refused_in_one_sentence(pair, tmp_path, changed):
+    other = evaluated(tmp_path / "other", (True, True, False, False), **changed)
+    with pytest.raises(ResultFolderError, match=r"judged different images \(4 and 4\).*--data\.limit"):
+        compare(*read_runs([pair[0], other]))
+
+
+def test_same_indices_of_another_data_set_are_refused(pair):
+    for folder, name in zip(pair, ("mnist", "fashion"), strict=True):
+        result = json.loads((folder / "robustness.json").read_text())
+        result["fingerprint"] = {"data": {"images": name}}
+        (folder / "robustness.json").write_text(json.dumps(result))
+    with pytest.raises(ResultFolderError, match="different images"):
+        compare(*read_runs(pair))
+
+
+def test_command_prints_and_writes_a_row_per_image(pair, tmp_path, capsys):
+    path = tmp_path / "winners.csv"
+    run(["compare", *map(str, pair), "-o", str(path)])
+    printed = capsys.readouterr().out
+    assert "clean: only B is right on image 30" in printed
+    assert "-25.00" in printed
+    rows = list(csv.DictReader(path.open()))
+    assert [row["index"] for row in rows] == ["0", "10", "20", "30"]
+    assert [row["fgm: wins"] for row in rows] == ["A", "", "", "B"]
+    assert [float(row["fgm: A a"]) for row in rows] == [1, 1, 0, 0]
+
+
+def test_only_csv_is_written(pair):
+    with pytest.raises(ValueError, match=r"ends in \.csv, got x\.html"):
+        run(["compare", *map(str, pair), "-o", "x.html"])
+
+
+def test_comparison_needs_neither_lightning_nor_matplotlib(pair):
+    code = f"import sys; from lightning_advdef.__main__ import run; run(['compare', *{list(map(str, pair))!r}]); "
+    code += "print('left out:', not {'pytorch_lightning', 'matplotlib', 'torchmetrics'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "left out: True" in done.stdout
