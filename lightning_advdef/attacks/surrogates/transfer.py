@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -19,36 +21,48 @@ from lightning_advdef.types import Access, ImageSpec
 class Transfer(Surrogate):
     """Black box: another network is differentiated, and the deployed defense is not asked.
 
-    Source: Papernot et al., 2016, https://arxiv.org/abs/1605.07277. Give one of ``checkpoint`` and ``network``.
+    Source: Papernot et al., 2016, https://arxiv.org/abs/1605.07277. Give one of ``checkpoint`` and ``network``. Without
+    both, ``parts`` are those of the defense itself, attacked as if it were deployed with them: a gray box.
 
     Args:
         defense: The deployed defense.
         checkpoint: A ``.ckpt`` of another run of this package; a defense in it is attacked whole, with its test-time
             part.
         network: Makes a network from the data set's ``ImageSpec``, such as a torchvision one with published weights.
+        parts: Of a defense made of parts, such as ``IDFRModule``, which ones answer; None for those that it deploys.
 
     Raises:
-        ValueError: If both or none are given, or the network is made for other images or classes than the defense.
+        ValueError: If both or none are given, the network is made for other images or classes than the defense, or it
+            has no such parts.
         CheckpointError: If the checkpoint cannot be read.
     """
 
     access: Access = "transfer"
 
     def __init__(
-        self, defense: nn.Module, checkpoint: str | None = None, network: NetworkFactory | None = None
+        self,
+        defense: nn.Module,
+        checkpoint: str | None = None,
+        network: NetworkFactory | None = None,
+        parts: str | None = None,
     ) -> None:
         super().__init__(defense)
-        self.checkpoint = checkpoint
+        self.checkpoint, self.parts = checkpoint, parts
         self._spec = _spec_of(self.defense.undefended) or _spec_of(defense)
         with torch.inference_mode(False):  # no gradient passes through weights that are made inside it
-            self.source = self._load(checkpoint, network)
+            self.source = self._load(defense, checkpoint, network)
+        self._compared = self.source is defense
+        if self.source is defense:
+            self.access = "gray"
         self._source_spec = _spec_of(self.source)
-        self._answer = as_defense(self.source)
+        self._answer = as_defense(self.source) if parts is None else self._answer_of(parts)
         if self._spec is not None and self._source_spec is not None:
             self._require_shape(self._spec.shape)
             self._require_classes(self._source_spec.classes)
 
-    def _load(self, checkpoint: str | None, network: NetworkFactory | None) -> nn.Module:
+    def _load(self, defense: nn.Module, checkpoint: str | None, network: NetworkFactory | None) -> nn.Module:
+        if checkpoint is None and network is None and self.parts is not None:
+            return defense
         if (checkpoint is None) == (network is None):
             given = "neither" if network is None else "both"
             raise ValueError(f"Transfer needs a checkpoint or a network, got {given}: give exactly one of the two")
@@ -62,6 +76,24 @@ class Transfer(Surrogate):
                 "give Transfer a checkpoint, or attack a defense with a spec"
             )
         return network(self._spec)
+
+    def _answer_of(self, parts: str) -> Callable[[Tensor, SampleRNG], Tensor]:
+        answering: Callable[[str], Callable[[Tensor, SampleRNG], Tensor]] | None
+        answering = getattr(self.source, "answering", None)
+        if answering is None:
+            raise ValueError(f"Transfer: {self._name} is not made of parts, got parts {parts!r}: leave them out")
+        return answering(parts)
+
+    def _warn_of_own_weights(self) -> None:
+        """Once, and not before there is an image: weights may be loaded after an attack is bound to its target."""
+        if not self._compared:
+            self._compared = True
+            own, other = (weights_hash(each.undefended) for each in (self.defense, as_defense(self.source)))
+            if own == other:
+                rank_zero_warn(
+                    f"Transfer: {self._name} has the weights of the network under attack, so this is no black box: "
+                    "give an independently trained one, or say surrogate: Undefended"
+                )
 
     @property
     def _name(self) -> str:
@@ -87,11 +119,12 @@ class Transfer(Surrogate):
         return (self.source,)
 
     def settings(self) -> dict[str, Any]:
-        """Where the source is from, its class, and its weights."""
+        """Where the source is from, its class, its weights, and which of its parts answer."""
         return {
             "checkpoint": self.checkpoint,
             "network": type(getattr(self.source, "classifier", self.source)).__name__,
             "weights": self._weights,
+            "parts": self.parts,
         }
 
     @cached_property
@@ -101,6 +134,7 @@ class Transfer(Surrogate):
     def logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
         """Logits of the source, shape ``(1, N, K)``."""
         self._require_shape(tuple(images.shape[1:]))
+        self._warn_of_own_weights()
         self.follow(images, self.source)
         found = self._answer(images, rng.stream("transfer"))
         self._require_classes(found.shape[1])

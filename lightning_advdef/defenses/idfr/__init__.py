@@ -2,6 +2,5 @@
 
 from lightning_advdef.defenses.idfr.label_leak import LabelLeak, label_leak
 from lightning_advdef.defenses.idfr.module import IDFRModule
-from lightning_advdef.defenses.idfr.surrogates import WithParts
 
-__all__ = ["IDFRModule", "LabelLeak", "WithParts", "label_leak"]
+__all__ = ["IDFRModule", "LabelLeak", "label_leak"]

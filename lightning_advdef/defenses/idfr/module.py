@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_advdef.attacks import FGSM, Attack, FullGradient, SurrogateFactory
+from lightning_advdef.attacks import FGSM, Attack, FullGradient, SurrogateFactory, Transfer
 from lightning_advdef.checkpoints import load_weights
 from lightning_advdef.defenses.base import DefenseModule, global_seed
 from lightning_advdef.defenses.fixed_examples import Leaves
@@ -19,7 +19,6 @@ from lightning_advdef.defenses.idfr.denoising import DenoiserLoss, DenoiserTrain
 from lightning_advdef.defenses.idfr.embeddings import Pairing
 from lightning_advdef.defenses.idfr.loading import load_parts, require_no_restorer, require_target_alone
 from lightning_advdef.defenses.idfr.restoring import RestorerTraining
-from lightning_advdef.defenses.idfr.surrogates import Parts, WithParts
 from lightning_advdef.defenses.idfr.training import PartTraining
 from lightning_advdef.errors import require_choice
 from lightning_advdef.models import DenoiserFactory, FeatureRestorer, InputDenoiser, NetworkFactory, RestorerFactory
@@ -27,6 +26,7 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
 
 Stage = Literal["denoise", "restore"]
+Parts = Literal["target", "denoiser", "all"]
 
 
 class IDFRModule(DefenseModule):
@@ -122,9 +122,14 @@ class IDFRModule(DefenseModule):
         """Logits ``(N, K)`` of denoised images, from restored features."""
         return self._classified(images, self.parts)
 
-    def answer(self, images: Tensor, parts: Parts) -> Tensor:
-        """Logits ``(N, K)`` of images as if the defense were deployed with these parts."""
-        return self._classified(self._denoised(images, parts), parts)
+    def answering(self, parts: Parts) -> Callable[[Tensor, SampleRNG], Tensor]:
+        """From images to logits ``(N, K)`` as if the defense were deployed with these parts.
+
+        Raises:
+            ValueError: If there are no such parts.
+        """
+        require_choice("parts", parts, Parts)
+        return lambda images, rng: self._classified(self._denoised(images, parts), parts)
 
     def _denoised(self, images: Tensor, parts: Parts) -> Tensor:
         if parts == "target":
@@ -148,9 +153,9 @@ class IDFRModule(DefenseModule):
         """The full gradient, and that without the restorer, or with it where it is not deployed."""
         found: dict[str, SurrogateFactory] = {"full_gradient": FullGradient}
         if self.restorer is not None and self.parts == "all":
-            found["without_restorer"] = partial(WithParts, parts="denoiser")
+            found["without_restorer"] = partial(Transfer, parts="denoiser")
         if self.restorer is not None and self.parts == "denoiser":
-            found["with_restorer"] = partial(WithParts, parts="all")
+            found["with_restorer"] = partial(Transfer, parts="all")
         return found
 
     def in_use(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Transfer: another network is differentiated, the deployed one is not asked."""
 
 import functools
+import warnings
 
 import pytest
 import torch
@@ -103,6 +104,25 @@ def test_exactly_one_source_is_needed(given, what):
         Transfer(make(), **given)
 
 
+def test_parts_of_a_network_that_has_none_are_refused(stored):
+    with pytest.raises(ValueError, match=r"source\.ckpt is not made of parts, got parts 'denoiser'"):
+        Transfer(make(), stored[1], parts="denoiser")
+
+
+def test_a_source_with_the_weights_of_the_target_is_warned_of(stored):
+    target = make(seed=2)
+    surrogate = Transfer(target, stored[1])
+    target.load_state_dict(stored[0].state_dict())  # as in a run, after it is bound
+    with pytest.warns(UserWarning, match=r"source\.ckpt has the weights of the network under attack"):
+        FGSM(0.1)(surrogate, IMAGES, LABELS)
+
+
+def test_an_independent_source_is_not_warned_of(stored):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FGSM(0.1)(Transfer(make(seed=2), stored[1]), IMAGES, LABELS)
+
+
 def test_a_source_for_other_images_is_refused():
     with pytest.raises(ValueError, match=r"mnist_lenet_reference.ckpt takes .* \(1, 28, 28\), .* \(1, 8, 8\)"):
         Transfer(make(), MNIST)
@@ -138,7 +158,7 @@ def test_the_description_holds_the_weights(stored):
     assert Transfer(make(), path).describe() == {
         "surrogate": "Transfer",
         "access": "transfer",
-        "surrogate_settings": {"checkpoint": path, "network": "MLP", "weights": weights_hash(source)},
+        "surrogate_settings": {"checkpoint": path, "network": "MLP", "weights": weights_hash(source), "parts": None},
     }
     sources = [make(seed=1), make(seed=2)]
     one, other = (Transfer(make(), network=lambda spec: sources.pop()).describe() for _ in range(2))

@@ -6,10 +6,9 @@ import json
 import pytest
 import torch
 
-from lightning_advdef.attacks import DeepFool, FullGradient, Undefended
+from lightning_advdef.attacks import DeepFool, FullGradient, Transfer, Undefended
 from lightning_advdef.attacks.surrogates import Surrogate
 from lightning_advdef.checkpoints import save_defense
-from lightning_advdef.defenses.idfr import WithParts
 from lightning_advdef.models import ConvNet, FeatureRestorer, InputDenoiser
 from tests.conftest import result_of
 from tests.defenses.adversarial_training.helpers import SmallNetwork, toy
@@ -126,16 +125,35 @@ def test_attack_on_the_whole_is_transferred_back_to_target_and_denoiser(whole):
     torch.testing.assert_close(found["with_restorer"](batch.images, rng_of(batch))[0], expected)
 
 
+@pytest.mark.parametrize("parts", ["target", "denoiser", "all"])
+def test_any_parts_of_another_defense_can_be_attacked(runs, parts):
+    source, batch = loaded(runs["restore"]), batch_of()
+    surrogate = Transfer(module_of(), network=lambda spec: source, parts=parts)
+    found = surrogate(batch.images, rng_of(batch))[0]
+    source.parts = parts
+    torch.testing.assert_close(found, source(batch.images))
+    assert surrogate.access == "transfer"
+
+
+def test_own_parts_are_a_gray_box(whole):
+    assert Transfer(whole, parts="denoiser").access == "gray"
+
+
+def test_parts_that_there_are_not_are_refused(whole):
+    with pytest.raises(ValueError, match="parts must be target or denoiser or all, got 'head'"):
+        Transfer(whole, parts="head")
+
+
 def test_target_alone_and_target_with_denoiser_have_nothing_else_to_know():
     assert set(module_of().adaptive_surrogates()) == {"full_gradient"}
     assert set(module_of(stage="restore", parts="target").adaptive_surrogates()) == {"full_gradient"}
 
 
 def test_surrogates_of_other_parts_are_told_apart(whole):
-    assert WithParts(whole, "denoiser").describe() != WithParts(whole, "target").describe()
+    assert Transfer(whole, parts="denoiser").describe() != Transfer(whole, parts="target").describe()
     batch = batch_of()
     torch.testing.assert_close(
-        WithParts(whole, "target")(batch.images, rng_of(batch)), Undefended(whole)(batch.images, rng_of(batch))
+        Transfer(whole, parts="target")(batch.images, rng_of(batch)), Undefended(whole)(batch.images, rng_of(batch))
     )
 
 
