@@ -17,7 +17,7 @@ BENCH_ATTACKS := --images 50 --seeds 1 --attacks FGSM BIM PGD MIM APGD APGD-DLR 
 
 ADVDEF := $(BIN)python -m lightning_advdef
 
-.PHONY: demo test test-all bench lint format clean
+.PHONY: demo test test-all bench docs lint format clean
 
 demo: $(READY)
 	$(ADVDEF) fit -c configs/standard/digits.yaml --overwrite
@@ -44,6 +44,10 @@ bench: $(READY) $(PEERS)
 	$(BIN)python -m benchmarks.bench_idfr --batch 16 --rounds 3
 	$(BIN)python -m benchmarks.bench_attacks $(BENCH_ATTACKS)
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)python -m mkdocs build --quiet --strict
+	@echo documentation: site/index.html
+
 lint: $(READY)
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
@@ -68,4 +72,4 @@ $(VENV)/.peers-%: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

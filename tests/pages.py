@@ -1,0 +1,52 @@
+"""What the pages tell a reader to run."""
+
+import re
+import subprocess
+
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("lightning_advdef/**/README.md"))]
+PROGRAMS = ("advdef", "make", "tensorboard", "python", "torchrun", "srun", "sbatch")
+_SHELL = ("", "bash", "sh")
+
+# each program only tells how it was called; what is no program of the list ends the script
+_PRELUDE = [
+    "set -euo pipefail",
+    "exec 3>&1 1>&2",
+    "note() { local IFS=$'\\x1f'; printf '%s\\x1e' \"$*\" >&3; }",
+    *(f'{program}() {{ note {program} "$@"; }}' for program in PROGRAMS),
+]
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page):
+    """Language and content of each fenced block, in order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def python_blocks(page):
+    return [content for language, content in blocks(page) if language == "python"]
+
+
+def is_shell(language):
+    return language in _SHELL
+
+
+def commands(block):
+    """The words of each command of a shell block, loops unrolled and variables filled in."""
+    script = "\n".join([*_PRELUDE, block])
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return [noted.split("\x1f") for noted in done.stdout.split("\x1e")[:-1]]
+
+
+def advdef_words(words):
+    """The words behind ``advdef``, however it is started; None if another program is."""
+    if words[0] == "advdef":
+        return words[1:]
+    if "lightning_advdef" in words:
+        return words[words.index("lightning_advdef") + 1 :]
+    return None
