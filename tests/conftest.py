@@ -37,6 +37,11 @@ def result_of(folder):
         return summary, dict(columns)
 
 
+def raised(summary):
+    """The diagnostics of a result that are raised, by name."""
+    return {finding["name"]: finding for finding in summary["diagnostics"] if finding["status"] == "raised"}
+
+
 class Command:
     """``advdef`` in this process, in a folder of its own."""
 

@@ -1,6 +1,7 @@
 """Every configuration file is run: fitted for a step, if there is something to train, and tested, on generated data."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from jsonargparse import Namespace
 from lightning_advdef import data, defenses
 from lightning_advdef.cli import AdvDefCLI
 from lightning_advdef.defenses.purification import TrainingFreeModule
+from lightning_advdef.evaluation.diagnostics import probes
 from tests.conftest import ROOT, Command, result_of
 
 CONFIGS = ROOT / "configs"
@@ -89,6 +91,12 @@ def class_of(config):
 def is_trained(config):
     """Whether there is something to fit: a purifier needs the weights of other trainings alone."""
     return not issubclass(class_of(config), TrainingFreeModule)
+
+
+@pytest.fixture(autouse=True)
+def short_probes(monkeypatch):
+    """What the diagnostics take of every defense, in few steps."""
+    monkeypatch.setattr(probes, "HUGE", replace(probes.HUGE, steps=TRIFLES["steps"]))
 
 
 def test_there_are_experiments_and_suites():

@@ -74,6 +74,11 @@ class AutoAttack(AttackInParts):
         surrogate.ledger = averaged.ledger
         return adversarial
 
+    @property
+    def own_draws(self) -> int:
+        """Those of ``rand``."""
+        return self.eot_samples if self.version == "rand" else 1
+
     def cost(self, classes: int) -> Cost:
         """All parts; those of ``rand`` with its draws, which verdicts do without."""
         if self.version != "rand":

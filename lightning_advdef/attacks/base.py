@@ -140,6 +140,11 @@ class Attack(ABC):
         """What the attack asks the surrogate for: gradients, scores alone, or nothing at all."""
         return "gradients"
 
+    @property
+    def own_draws(self) -> int:
+        """Draws of a random defense over which it averages by itself, besides those of the surrogate."""
+        return 1
+
     def cost(self, classes: int) -> Cost:
         """Passes for an image that is never fooled, on data of so many classes; unknown unless an attack says."""
         return Cost(math.nan, math.nan)

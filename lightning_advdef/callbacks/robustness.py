@@ -21,6 +21,7 @@ from lightning_advdef.callbacks.writer import AdversarialWriter
 from lightning_advdef.data import DataModule
 from lightning_advdef.data.claims import ClaimedBatches, Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
+from lightning_advdef.evaluation.diagnostics.probes import sample
 from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.examples import examples_of
 from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
@@ -77,6 +78,7 @@ class RobustnessEvaluation(Callback):
         folder: Where results go; the command line sets it to the run's folder. None for the Trainer's log folder.
         overwrite: Replace the result of a different run in that folder.
         progress: Show a progress bar.
+        diagnostics: Look at up to 32 images again at the end, for what rows cannot tell of a defense.
 
     Raises:
         ValueError: If two scenarios share a name or a number is out of range.
@@ -98,6 +100,7 @@ class RobustnessEvaluation(Callback):
         folder: str | None = None,
         overwrite: bool = False,
         progress: bool = True,
+        diagnostics: bool = True,
     ) -> None:
         require_unique_names(scenarios)
         require_unique_names(fit_scenarios)
@@ -115,6 +118,7 @@ class RobustnessEvaluation(Callback):
         self.folder = folder
         self.overwrite = overwrite
         self.progress = progress
+        self.diagnostics = diagnostics
         self._judge: Judge | None = None
         self._store: ResultStore | None = None
         self._pending: list[Batch] = []
@@ -326,9 +330,9 @@ class RobustnessEvaluation(Callback):
     def _announce(self, batch: Batch) -> None:
         """Says once, before the first batch, what the evaluation costs at most."""
         if self._left and self._judge is not None:
-            sentence = estimate(
-                self._judge.defense, list(self._judge.runners.values()), batch, self._left, self._judge.settings.draws
-            )
+            judge = self._judge
+            runners, draws = list(judge.runners.values()), judge.settings.draws
+            sentence = estimate(judge.defense, runners, batch, self._left, draws, self.diagnostics)
             if sentence:
                 print(sentence)
         self._left = None
@@ -375,7 +379,10 @@ class RobustnessEvaluation(Callback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, judge: Judge, store: ResultStore) -> None:
         shares = store.wait_for(range(trainer.world_size))
         rows = store.gather()
-        result = make_result(rows, judge, str(pl_module.device), trainer.world_size)
+        probed = sample(trainer.test_dataloaders, rows) if self.diagnostics else None
+        if probed is not None:
+            probed = trainer.strategy.batch_to_device(probed)
+        result = make_result(rows, judge, str(pl_module.device), trainer.world_size, probed)
         gallery = Gallery(judge.scenarios, store.folder / GALLERY_FILE)
         for path in store.galleries():
             gallery.join(path)

@@ -16,6 +16,7 @@ from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient
 from lightning_advdef.attacks.losses import cross_entropy
+from lightning_advdef.evaluation.diagnostics.probes import PROBED, probe_cost
 from lightning_advdef.evaluation.runner import ScenarioRunner
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
@@ -48,7 +49,12 @@ def cost_per_image(runners: Sequence[ScenarioRunner], classes: int) -> Cost:
 
 
 def estimate(
-    defense: nn.Module, runners: Sequence[ScenarioRunner], batch: Batch, images: int, draws: int = 1
+    defense: nn.Module,
+    runners: Sequence[ScenarioRunner],
+    batch: Batch,
+    images: int,
+    draws: int = 1,
+    diagnostics: bool = False,
 ) -> str | None:
     """A sentence about passes and time; None if it is under a minute or an attack does not know its cost.
 
@@ -58,6 +64,7 @@ def estimate(
         batch: Some images to time a pass on.
         images: How many images this process has to judge.
         draws: Passes of the deployed defense in a verdict.
+        diagnostics: Whether some images are looked at again at the end.
     """
     known: dict[str, Times] = {}
     deployed = _times(FullGradient(defense), batch, known)
@@ -65,13 +72,27 @@ def estimate(
     for runner in runners:
         times, cost = _times(runner.surrogate, batch, known), _cost(runner, deployed.classes)
         seconds += cost.backward * times.both + max(0.0, cost.forward - cost.backward) * times.forward
-    if math.isnan(seconds) or images * seconds < _WORTH_SAYING:
+    again = _seconds_of_diagnostics(runners, batch, known) if diagnostics else 0.0
+    whole = images * seconds + again
+    if math.isnan(whole) or whole < _WORTH_SAYING:
         return None
     cost = cost_per_image(runners, deployed.classes)
     return (
         f"about {cost.forward:,.0f} forward and {cost.backward:,.0f} backward passes for an image that nothing fools; "
-        f"{images:,} of them would take at most {_duration(images * seconds)} here, less where images are fooled early"
+        f"{images:,} of them would take at most {_duration(whole)} here, less where images are fooled early"
+        + (f"; up to {_duration(again)} of it are for the diagnostics" if again >= _WORTH_SAYING else "")
     )
+
+
+def _seconds_of_diagnostics(runners: Sequence[ScenarioRunner], batch: Batch, known: dict[str, Times]) -> float:
+    """Time for looking at some images again, through the surrogate for which it takes longest."""
+    cost = probe_cost()
+    each = [
+        runner.surrogate.draws * (cost.backward * times.both + (cost.forward - cost.backward) * times.forward)
+        for runner in runners
+        for times in [_times(runner.surrogate, batch, known)]
+    ]
+    return PROBED * max(each, default=0.0)
 
 
 def _cost(runner: ScenarioRunner, classes: int) -> Cost:

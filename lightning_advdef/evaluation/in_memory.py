@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.base import check_images
+from lightning_advdef.evaluation.diagnostics.probes import pick
 from lightning_advdef.evaluation.fingerprint import described_images, fingerprint
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings
 from lightning_advdef.evaluation.result import make_result
@@ -79,6 +80,7 @@ def evaluate(
     settings: JudgeSettings | None = None,
     indices: Tensor | None = None,
     mean_image: Tensor | None = None,
+    diagnostics: bool = True,
 ) -> Evaluation:
     """Attacks a network or a defense in every scenario: what ``advdef test`` does, without a Trainer.
 
@@ -94,6 +96,7 @@ def evaluate(
         settings: How verdicts are made.
         indices: What ties random numbers to images, int64, shape ``(N,)``, all different; None for 0 to N-1.
         mean_image: Mean training image ``(C, H, W)``, for norms relative to the centred image.
+        diagnostics: Look at up to 32 images again at the end, for what rows cannot tell of a defense.
 
     Raises:
         ValueError: If the images are not such, or there is nothing to evaluate.
@@ -106,7 +109,8 @@ def evaluate(
     parts = [slice(first, first + size) for first in range(0, len(images), size)]
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
     identity = fingerprint(described_images(*batch), model, judge)
-    return Evaluation(rows, make_result(rows, judge, str(device), world_size=1), identity)
+    probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None
+    return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity)
 
 
 def _checked(images: Tensor, labels: Tensor, indices: Tensor | None) -> Batch:

@@ -87,17 +87,19 @@ class Judge:
         self.settings = settings or JudgeSettings()
         as_defense(defense).fixed_shape = self.settings.strict
         self.mean_image = mean_image
+        self.stochastic: bool | None = None
         self.scenarios = expand(scenarios, defense)
         require_unique_names(self.scenarios)
-        self.runners = {s.name: ScenarioRunner(s, self._bind(s), cache) for s in self.scenarios}
-        self.stochastic: bool | None = None
+        self.runners = {s.name: ScenarioRunner(s, self.bind(s), cache) for s in self.scenarios}
         self.watch: Callable[[str, Batch, Tensor, Rows], None] | None = None
 
-    def _bind(self, scenario: Scenario) -> Surrogate:
+    def bind(self, scenario: Scenario) -> Surrogate:
+        """The surrogate of a scenario, with the settings of this evaluation."""
         surrogate = scenario.bind(self.defense)
         surrogate.fixed_shape = self.settings.strict
         surrogate.search_dtype = getattr(torch, self.settings.search)
         surrogate.max_rows = self._padded_size if self.settings.strict else self.settings.batch_size
+        surrogate.random = surrogate.random or bool(self.stochastic)
         return surrogate
 
     @property
@@ -171,9 +173,13 @@ class Judge:
         return rows
 
     def _look_for_randomness(self, batch: Batch, rng: SampleRNG) -> None:
-        self.stochastic = is_stochastic(self.defense, batch.images, rng)
+        self.note_randomness(is_stochastic(self.defense, batch.images, rng))
+
+    def note_randomness(self, stochastic: bool) -> None:
+        """Takes note that the defense answers differently when asked again, or that it does not."""
+        self.stochastic = stochastic
         for runner in self.runners.values():
-            runner.surrogate.random = self.stochastic
+            runner.surrogate.random = stochastic
 
     def _scenario_columns(
         self,

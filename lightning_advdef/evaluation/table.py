@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_advdef.evaluation.diagnostics.lines import count_line, spoken_lines
 from lightning_advdef.evaluation.lines import CAPTION, comparison_lines
 from lightning_advdef.evaluation.run import Result, read_runs
 
@@ -60,5 +62,14 @@ def print_table(
     for place in places:
         console.print(place, soft_wrap=True)
     for name, result in results.items():
-        for warning in result.get("warnings", []):
-            console.print(f"[yellow]{name}: {warning}[/]")
+        _print_diagnostics(console, name if len(results) > 1 else "", result.get("diagnostics", []))
+
+
+def _print_diagnostics(console: Console, title: str, findings: Sequence[Mapping[str, Any]]) -> None:
+    """One line, and what is raised below it; nothing of results that hold no diagnostics."""
+    if not findings:
+        return
+    raised = spoken_lines(findings)
+    style = "yellow" if raised else ""
+    for line in [f"{title} {count_line(findings)}".lstrip(), *(f"  {line}" for line in raised)]:
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

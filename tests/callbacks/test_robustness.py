@@ -13,7 +13,7 @@ from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.models import MLP
 from lightning_advdef.types import Batch
-from tests.conftest import result_of
+from tests.conftest import raised, result_of
 from tests.toys import Foreign, foreign_loader
 
 SCENARIOS = [Scenario("pgd", PGD(eps=0.1, steps=3)), Scenario("deepfool", DeepFool(steps=3))]
@@ -146,7 +146,7 @@ def test_noise_that_a_foreign_module_does_not_declare_is_detected(tmp_path):
     trainer.test(Foreign(noise=0.5), foreign_loader(), verbose=False)
     summary, rows = result_of(tmp_path)
     assert summary["stochastic"] is True
-    assert "EOT" in summary["warnings"][0]
+    assert "EOT" in raised(summary)["random_without_eot"]["next"]
     assert set(np.round(5 * rows["pgd/correct"], 4)) <= {0, 1, 2, 3, 4, 5}
     # all steps are run, since one wrong answer of a random network decides nothing
     assert (rows["pgd/backward"] == 3).all()

@@ -1,12 +1,12 @@
-"""The table in the terminal says what a number is: budget, parts of a cascade, rounding, warnings."""
+"""The table in the terminal says what a number is: budget, parts of a cascade, rounding, diagnostics."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from lightning_advdef.evaluation.table import comparison_table, print_results
-from tests.conftest import result_of, scenario
+from lightning_advdef.evaluation.table import comparison_table, print_results, print_table
+from tests.conftest import raised, result_of, scenario
 from tests.evaluation.results import evaluated, log
 
 
@@ -46,6 +46,13 @@ def test_parts_of_a_cascade_show_what_is_left_after_them_and_what_they_do_alone(
     assert ["after first", "", "70.00%"] in shown
     assert ["after second", "", "50.00% (60.00% alone)"] in shown
     assert ["after third", "", "50.00%"] in shown
+
+
+def test_parts_of_a_cascade_show_what_a_detector_saves():
+    rejecting = part("second", 0.5, None) | {"cumulative_right_or_rejected": accuracy(0.8), "right_or_rejected": None}
+    shown = lines(run(parts=[part("first", 0.7, 0.7), rejecting]))
+    assert ["after second, right or rejected", "", "80.00%"] in shown
+    assert not any("first, right or rejected" in line[0] for line in shown)
 
 
 def test_a_row_states_its_budget_and_its_access_once():
@@ -92,7 +99,7 @@ def test_seconds_per_epoch_stand_where_the_training_logged_them(tmp_path):
 def cascade():
     def made(eps=0.1, **options):
         attacks = {
-            "pgd": {"class_path": "PGD", "init_args": {"eps": eps, "steps": 3}},
+            "pgd": {"class_path": "PGD", "init_args": {"eps": eps, "steps": 10}},
             "square": {"class_path": "Square", "init_args": {"eps": eps, "queries": 60}},
         }
         return [scenario("all", "Cascade", attacks=attacks, **options)]
@@ -100,22 +107,30 @@ def cascade():
     return made
 
 
-def test_a_query_attack_that_beats_gradients_is_a_warning_and_is_printed(advdef, cascade, capsys):
+def test_a_query_attack_that_beats_gradients_is_raised_and_printed(advdef, cascade, capsys):
     folder = advdef.digits("test", "--model=tests.toys.RoundedInput", scenarios=cascade(eps=0.5), limit=40)
-    summary, _ = result_of(folder)
-    found = [warning for warning in summary["warnings"] if "sees scores alone" in warning]
-    assert len(found) == 1
-    assert found[0].startswith("all: square, which sees scores alone")
+    found = raised(result_of(folder)[0])["query_part_gains"]
+    assert found["scenario"] == "all"
     capsys.readouterr()
     print_results([folder], Console(width=1000))
     printed = capsys.readouterr().out
-    assert found[0] in printed
+    assert found["meaning"].startswith("all: square, which sees scores alone")
+    assert found["meaning"] in printed
+    assert "- name: next_query_part_gains_all" in printed
     assert "after square" in printed
 
 
-def test_a_query_attack_that_adds_nothing_is_no_warning(advdef, cascade):
+def test_a_query_attack_that_adds_nothing_is_not_raised(advdef, cascade):
     folder = advdef.digits("test", scenarios=cascade(eps=0.3), limit=40)
-    assert result_of(folder)[0]["warnings"] == []
+    assert raised(result_of(folder)[0]) == {}
+
+
+def test_diagnostics_that_do_not_speak_are_one_line(capsys):
+    findings = [
+        {"name": name, "status": status} for name, status in (("a", "clear"), ("b", "clear"), ("c", "unmeasured"))
+    ]
+    print_table({"run": run() | {"diagnostics": findings}}, console=Console(width=1000))
+    assert "diagnostics: 2 clear, 1 unmeasured\n" in capsys.readouterr().out
 
 
 def test_parts_that_attack_everything_have_an_accuracy_of_their_own(advdef, cascade):

@@ -1,0 +1,1 @@
+"""Networks whose diagnosis is known."""

@@ -1,0 +1,202 @@
+"""A few extra passes on a small sample of the judged images, for what their rows cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from lightning_advdef.attacks import EOT, PGD, FullGradient, Noise, Surrogate
+from lightning_advdef.attacks.base import attack_mode
+from lightning_advdef.attacks.cost import Cost
+from lightning_advdef.attacks.goal import Goal
+from lightning_advdef.attacks.gradients import loss_and_gradient
+from lightning_advdef.attacks.losses import margin
+from lightning_advdef.attacks.surrogates import as_defense
+from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic
+from lightning_advdef.data.sources import ImageDataset
+from lightning_advdef.evaluation.judge import Judge
+from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.evaluation.runner import ScenarioRunner
+from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch, Eps
+
+PROBED = 32  # images that the deployed defense sees
+COMPARED = 256  # images that the bare classifier sees, whose passes are cheap
+NOISE = Noise(Eps("8/255"), kind="sign")
+NEARBY = Noise(Eps("1/255"))
+# a ball that holds the grey image, whatever the image: in the middle of it no image differs from another
+HUGE = PGD(Eps(0.5), steps=20, loss="margin")
+_KNOWING = ("white", "bpda", "adaptive")
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What the extra passes found.
+
+    Args:
+        scenario: Whose surrogate was differentiated; empty where none takes gradients of the deployed defense, whose
+            full gradient was taken then.
+        compared: Rows of the images that the bare classifier saw, int64, shape ``(M,)``.
+        undefended: Which of them it gets right, bool, shape ``(M,)``.
+        probed: Rows of the images that the deployed defense saw, int64, shape ``(P,)``.
+        noisy: Which of these it gets right under small noise, bool, shape ``(P,)``.
+        survived: Which it gets right after an attack with a huge budget, bool, shape ``(P,)``.
+        cosines: Between the gradients at two nearby points, 0 where one is zero or not finite, shape ``(P,)``.
+        finite: Which gradients are finite at both, bool, shape ``(P,)``.
+        has_test_time_part: Whether the deployed defense answers otherwise than the bare classifier.
+    """
+
+    scenario: str
+    compared: Tensor
+    undefended: Tensor
+    probed: Tensor
+    noisy: Tensor
+    survived: Tensor
+    cosines: Tensor
+    finite: Tensor
+    has_test_time_part: bool
+
+
+def probe_cost() -> Cost:
+    """Passes through the deployed defense for each probed image; those of gradients count once per draw."""
+    return HUGE.cost(classes=2).plus(Cost(2, 2)).plus(Cost(3, 0))
+
+
+def chosen(count: int, wanted: int) -> Tensor:
+    """Rows spread evenly over ``count``, ascending, int64; all if there are no more than ``wanted``."""
+    return torch.linspace(0, count - 1, min(count, wanted)).round().long()
+
+
+def sample(loader: Any, rows: Rows) -> Batch | None:
+    """The images to compare, read again from the data set; None if it cannot be indexed.
+
+    Args:
+        loader: What the judged images came from.
+        rows: Their rows, sorted by index.
+    """
+    dataset: Any = getattr(loader, "dataset", None)
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        return None
+    wanted = rows["index"][chosen(len(rows["index"]), COMPARED)]
+    positions = torch.searchsorted(dataset.indices, wanted) if isinstance(dataset, ImageDataset) else wanted
+    found = next(iter(DataLoader(Subset(dataset, positions.tolist()), len(wanted), collate_fn=loader.collate_fn)))
+    images, labels, *numbers = found
+    if numbers and not torch.equal(numbers[0].cpu(), wanted):
+        return None  # a foreign data set that numbers its images in its own way
+    return Batch(images, labels, wanted)
+
+
+def pick(batch: Batch) -> Batch:
+    """The images to compare, of all that were judged."""
+    order = batch.indices.argsort()
+    return Batch(*(tensor[order[chosen(len(order), COMPARED)]] for tensor in batch))
+
+
+def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) -> Probes:
+    """Looks at the sample.
+
+    Images, random numbers and arithmetic depend on nothing but the evaluation, so that an evaluation that was
+    continued, or run by other processes, finds the same.
+
+    Args:
+        judge: What judged the images.
+        summary: The summary of the evaluation.
+        rows: Columns of all images.
+        batch: What :func:`sample` or :func:`pick` gave, on the device of the defense.
+    """
+    judge.note_randomness(bool(rows["clean/stochastic"].any()))
+    with torch.inference_mode(False), torch.no_grad():
+        # tensors made in inference mode cannot be saved for backward: all of them are copied
+        batch = Batch(*(tensor.clone() for tensor in batch))
+        few = chosen(len(batch.images), PROBED)
+        undefended = _right(as_defense(judge.defense).undefended, batch, judge)
+        return _probe_few(judge, summary, rows, Batch(*(tensor[few.to(tensor.device)] for tensor in batch)), undefended)
+
+
+def _probe_few(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch, undefended: Tensor) -> Probes:
+    name, surrogate = differentiated(judge, summary)
+    rng = SampleRNG.for_images(batch.indices, judge.settings.seed).stream("diagnostics")
+    runner = ScenarioRunner(Scenario("huge_budget", HUGE), surrogate)
+    everything = torch.ones_like(batch.labels, dtype=torch.bool)
+    with surrogate.in_float32():
+        huge = runner(batch, rng.stream("huge"), everything, {}).images
+        cosines, finite = _gradients(surrogate, batch, rng, runner.size or judge.settings.batch_size)
+    noisy = NOISE(judge.defense, batch.images, batch.labels, rng.stream("noise"))
+    compared = chosen(len(rows["index"]), COMPARED)
+    return Probes(
+        scenario=name,
+        compared=compared,
+        undefended=undefended,
+        probed=compared[chosen(len(compared), PROBED)],
+        noisy=_right(judge.defense, batch._replace(images=noisy), judge, rng.stream("noisy")),
+        survived=_right(judge.defense, batch._replace(images=huge), judge, rng.stream("survived")),
+        cosines=cosines,
+        finite=finite,
+        has_test_time_part=_answers_differ(judge, batch, rng.stream("part")),
+    )
+
+
+def differentiated(judge: Judge, summary: Mapping[str, Any]) -> tuple[str, Surrogate]:
+    """Scenario and surrogate of the strongest attack that follows gradients of the deployed defense.
+
+    Returns:
+        An empty name and the full gradient if there is no such attack.
+    """
+    found = [
+        (told["robust_accuracy"]["value"], number)
+        for number, (scenario, told) in enumerate(zip(judge.scenarios, summary["scenarios"], strict=True))
+        if scenario.attack.needs == "gradients" and told["access"] in _KNOWING
+    ]
+    if not found:
+        return "", judge.bind(Scenario("full_gradient", HUGE, FullGradient))
+    scenario = judge.scenarios[min(found)[1]]
+    surrogate = judge.runners[scenario.name].surrogate
+    if scenario.attack.own_draws > 1 and surrogate.draws == 1:
+        surrogate = EOT.over(surrogate, scenario.attack.own_draws)
+    return scenario.name, surrogate
+
+
+def _right(network: torch.nn.Module, batch: Batch, judge: Judge, rng: SampleRNG | None = None) -> Tensor:
+    """Which images one pass gets right, bool, shape ``(N,)``."""
+    rng = rng or SampleRNG.for_images(batch.indices, judge.settings.seed)
+    predictions = [
+        deployed_logits(network, batch.images[rows], rng[rows])[0].argmax(dim=1) for rows in _groups(batch, judge)
+    ]
+    return (torch.cat(predictions) == batch.labels).cpu()
+
+
+def _groups(batch: Batch, judge: Judge) -> list[slice]:
+    """As many images as are judged at once."""
+    size = judge.settings.batch_size
+    return [slice(first, first + size) for first in range(0, len(batch.images), size)]
+
+
+def _gradients(surrogate: Surrogate, batch: Batch, rng: SampleRNG, size: int) -> tuple[Tensor, Tensor]:
+    """Cosines and which gradients are finite; every gradient has draws of its own, as the steps of an attack have."""
+    near = NEARBY(surrogate, batch.images, batch.labels, rng.stream("near"))
+    cosines, finite = [], []
+    with attack_mode(*surrogate.modules), exact_arithmetic():
+        for first in range(0, len(near), size):
+            rows = slice(first, first + size)
+            here, there = (
+                loss_and_gradient(surrogate, images[rows], Goal(batch.labels[rows]), margin, own[rows]).gradient
+                for images, own in ((batch.images, rng.stream("here")), (near, rng.stream("there")))
+            )
+            cosine = torch.cosine_similarity(here.double().flatten(1), there.double().flatten(1))
+            cosines.append(cosine.nan_to_num(0.0))
+            finite.append((here.isfinite() & there.isfinite()).flatten(1).all(dim=1))
+    return torch.cat(cosines).cpu(), torch.cat(finite).cpu()
+
+
+def _answers_differ(judge: Judge, batch: Batch, rng: SampleRNG) -> bool:
+    """Whether the deployed defense gives other logits than the bare classifier, by more than other kernels explain."""
+    rows = _groups(batch, judge)[0]
+    bare = as_defense(judge.defense).undefended
+    deployed, undefended = (deployed_logits(n, batch.images[rows], rng[rows]) for n in (judge.defense, bare))
+    return not torch.allclose(deployed, undefended, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,128 @@
+"""The scenario to run next, as lines that can be pasted under ``evaluation.scenarios``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import yaml
+
+from lightning_advdef import attacks
+from lightning_advdef.attacks import Attack, FixedBudgetAttack
+from lightning_advdef.checkpoints import plain
+from lightning_advdef.evaluation.diagnostics.evidence import Evidence
+from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.types import Norm
+
+_DRAWS = 20  # EOT's default
+_LONGER = 5
+_MODULE = f"{attacks.__name__}."
+
+
+def entry(name: str, attack: Mapping[str, Any], surrogate: Any = None, **settings: Any) -> str:
+    """YAML of one scenario."""
+    content = {"name": name, "attack": attack} | ({} if surrogate is None else {"surrogate": surrogate}) | settings
+    text: str = yaml.safe_dump([content], sort_keys=False, default_flow_style=None, width=1000)
+    return text
+
+
+def named(check: str, scenario: Scenario | None = None) -> str:
+    """A name for what is to be run next, which no earlier scenario has."""
+    about = "" if scenario is None else "_" + scenario.name.replace("/", "_")
+    return f"next_{check}{about}"
+
+
+def knowing(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:
+    """An attack that fits the defense better than what was run: around its test-time part, or by scores alone."""
+    draws = {"samples": _DRAWS} if evidence.stochastic else {}
+    name, budget = named(check, scenario), budget_of(evidence, scenario)
+    if evidence.named_surrogates:
+        return entry(name, _gradient_attack(budget), "adaptive", **draws)
+    if evidence.has_test_time_part:
+        averaged = {"class_path": "EOT", "init_args": {"of": "BPDA", **draws}}
+        return entry(name, _gradient_attack(budget), averaged if draws else "BPDA")
+    return by_scores(evidence, check, scenario) if not draws else averaged_over_draws(evidence, check, scenario)
+
+
+def averaged_over_draws(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:
+    """A gradient attack that averages over the draws of a random defense."""
+    if evidence.named_surrogates:
+        return knowing(evidence, check, scenario)
+    averaged = {"class_path": "EOT", "init_args": {"samples": _DRAWS}}
+    return entry(named(check, scenario), _gradient_attack(budget_of(evidence, scenario)), averaged)
+
+
+def by_scores(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:
+    """An attack that asks for scores alone, which no missing gradient misleads."""
+    norm, eps = budget_of(evidence, scenario)
+    return entry(named(check, scenario), _settings("Square", norm if norm != "l1" else "l2", eps, queries=5000))
+
+
+def by_margin(evidence: Evidence, check: str, scenario: Scenario) -> str:
+    """A gradient attack on the margin, whose gradient does not vanish where a network is too sure."""
+    return entry(named(check, scenario), _gradient_attack(budget_of(evidence, scenario)))
+
+
+def noise(evidence: Evidence, check: str) -> str:
+    """The control experiment: noise of the budget, the worst of many draws."""
+    norm, eps = budget_of(evidence, None)
+    return entry(named(check), _settings("Noise", norm, eps, kind="sign", draws=100))
+
+
+def gradient_attack(evidence: Evidence, check: str) -> str:
+    """An iterative white-box attack."""
+    return entry(named(check), _gradient_attack(budget_of(evidence, None)))
+
+
+def longer(check: str, scenario: Scenario) -> str:
+    """The same attack with more steps; nothing where it has none."""
+    attack: Any = scenario.attack
+    if not hasattr(attack, "steps"):
+        return ""
+    described = describe(replace(attack, steps=_LONGER * attack.steps))
+    surrogate = (plain([scenario.surrogate]) or [None])[0]
+    return entry(named(check, scenario), described, _short(surrogate))
+
+
+def budget_of(evidence: Evidence, scenario: Scenario | None) -> tuple[Norm, float]:
+    """Norm and size: of the scenario, else of the first that has one, else 8/255."""
+    attack = None if scenario is None else scenario.attack
+    if isinstance(attack, FixedBudgetAttack) and attack.eps > 0:
+        return attack.norm, float(attack.eps)
+    return next(iter(evidence.budgets), ("linf", 8 / 255))
+
+
+def describe(attack: Attack) -> dict[str, Any]:
+    """Class and the settings that differ from its defaults."""
+    different = [field.name for field in fields(attack) if field.init and getattr(attack, field.name) != field.default]
+    content = plain(attack)
+    described: dict[str, Any] = _short(
+        {**content, "init_args": {name: content["init_args"][name] for name in different}}
+    )
+    return described
+
+
+def _gradient_attack(budget: tuple[Norm, float]) -> dict[str, Any]:
+    norm, eps = budget
+    if norm == "l1":
+        return _settings("PGD", norm, eps, steps=100, loss="margin", restarts=5)
+    return _settings("APGD", norm, eps, loss="margin", restarts=5)
+
+
+def _settings(attack: str, norm: Norm, eps: float, **others: Any) -> dict[str, Any]:
+    return {"class_path": attack, "init_args": {"eps": eps, "norm": norm, **others}}
+
+
+def _short(described: Any) -> Any:
+    """Descriptions with the short names of classes that have one."""
+    if isinstance(described, list):
+        return [_short(item) for item in described]
+    if not isinstance(described, Mapping):
+        return described
+    content = {key: _short(value) for key, value in described.items()}
+    if "class_path" in content:
+        short = content["class_path"].rpartition(".")[2]
+        known = content["class_path"].startswith(_MODULE) and hasattr(attacks, short)
+        content["class_path"] = short if known else content["class_path"]
+    return content

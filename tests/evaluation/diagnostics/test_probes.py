@@ -1,0 +1,100 @@
+"""The extra passes: on which images, how many, and independent of how the rest was run."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_advdef.attacks import FGSM
+from lightning_advdef.data import Digits
+from lightning_advdef.evaluation import Scenario, evaluate
+from lightning_advdef.evaluation.diagnostics.probes import COMPARED, PROBED, chosen, pick, probe_cost, sample
+from lightning_advdef.types import Batch
+from tests.conftest import result_of, scenario
+from tests.evaluation.diagnostics.helpers import some_digits
+from tests.toys import foreign_loader
+
+PROBES = {
+    "gradient_not_finite",
+    "gradient_uncorrelated",
+    "huge_budget_survived",
+    "noise_flips",
+    "defense_costs_accuracy",
+}
+ATTACKS = [scenario("pgd", "PGD", eps=0.1, steps=4)]
+
+
+class Counting(torch.nn.Module):
+    """Always right about class 0, whatever is done to the image, and counts what it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, images):
+        self.asked += len(images)
+        mean = images.flatten(1).mean(dim=1, keepdim=True)
+        return torch.cat([2 + 0 * mean, mean, -mean], dim=1)
+
+
+def test_rows_are_spread_evenly():
+    assert chosen(5, 32).tolist() == [0, 1, 2, 3, 4]
+    assert chosen(1001, 11).tolist() == list(range(0, 1001, 100))
+
+
+@pytest.mark.parametrize("limit", [None, 50])
+def test_images_are_read_again_by_their_index(limit):
+    data = Digits(limit=limit)
+    data.setup("test")
+    loader = data.test_dataloader()
+    batches = [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
+    everything = Batch(*(torch.cat(tensors) for tensors in zip(*batches, strict=True)))
+    found = sample(loader, {"index": everything.indices.sort().values})
+    assert len(found.images) == min(COMPARED, len(everything.images))
+    for tensor, expected in zip(found, pick(everything), strict=True):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+
+
+def test_images_of_a_foreign_loader_are_numbered_by_their_place():
+    loader = foreign_loader(count=20)
+    found = sample(loader, {"index": torch.arange(20)})
+    torch.testing.assert_close(found.images, loader.dataset.tensors[0], rtol=0, atol=0)
+    assert torch.equal(found.labels, loader.dataset.tensors[1])
+
+
+def test_what_cannot_be_indexed_is_not_read_again():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    assert sample(DataLoader(Stream()), {"index": torch.arange(4)}) is None
+
+
+def test_passes_are_those_that_are_told():
+    images, network = some_digits(64)[0], Counting()
+    labels = torch.zeros(64, dtype=torch.int64)
+    costs = []
+    for diagnostics in (False, True):
+        network.asked = 0
+        evaluate(network, images, labels, [Scenario("fgsm", FGSM(0.1))], diagnostics=diagnostics)
+        costs.append(network.asked)
+    bare = 64 + PROBED
+    assert costs[1] - costs[0] == bare + PROBED * probe_cost().forward
+
+
+def test_findings_depend_neither_on_the_batch_size_nor_on_an_interruption(advdef):
+    whole, parts = (
+        result_of(
+            advdef.digits("test", f"--evaluation.batch_size={size}", scenarios=ATTACKS, name=f"b{size}", limit=40)
+        )[0]
+        for size in (64, 7)
+    )
+    for one, other in zip(whole["diagnostics"], parts["diagnostics"], strict=True):
+        assert one["status"] == other["status"]
+        assert one["measured"] == pytest.approx(other["measured"], abs=1e-4)
+
+
+def test_probes_can_be_left_out(advdef):
+    folder = advdef.digits("test", "--evaluation.diagnostics=false", scenarios=ATTACKS)
+    found = {finding["name"]: finding["status"] for finding in result_of(folder)[0]["diagnostics"]}
+    assert {name for name, status in found.items() if status == "unmeasured"} >= PROBES
+    assert found["zero_gradients"] == "clear"
