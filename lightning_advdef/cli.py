@@ -20,6 +20,7 @@ from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
 from lightning_advdef.errors import CheckpointError, ResultFolderError
+from lightning_advdef.requeue import checkpoints, forget_job, is_started_again, note_job, of_signals
 from lightning_advdef.types import Eps
 
 register_type(Eps, serializer=float, deserializer=Eps)
@@ -32,12 +33,14 @@ class StartTraining(SaveConfigCallback):
 
     Args:
         args: See the base class.
+        folder: The run folder.
         replaced: Files of the earlier training.
         kwargs: See the base class.
     """
 
-    def __init__(self, *args: Any, replaced: Sequence[Path] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, folder: Path, replaced: Sequence[Path] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.folder = folder
         self.replaced = replaced
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,6 +51,7 @@ class StartTraining(SaveConfigCallback):
         if trainer.is_global_zero:
             for path in self.replaced:
                 path.unlink(missing_ok=True)
+            note_job(self.folder)
         super().setup(trainer, pl_module, "fit")
 
 
@@ -104,6 +108,7 @@ class AdvDefCLI(LightningCLI):
             CheckpointError: If there is nothing to continue.
             ResultFolderError: If the folder holds a training that would be overwritten, or cannot be written to.
         """
+        self.save_config_kwargs["folder"] = self.run_folder
         if self.subcommand is None:
             return
         checkpoint = self._get(self.config, "ckpt_path")
@@ -127,13 +132,12 @@ class AdvDefCLI(LightningCLI):
             raise ResultFolderError(f"{self.run_folder} is not writable: choose another --runs or --name")
 
     def _check_fit(self, checkpoint: str | None) -> None:
-        last = self.run_folder / "checkpoints" / "last.ckpt"
-        if checkpoint == "last":
-            if not last.is_file():
-                raise CheckpointError(
-                    f"--ckpt_path last: there is no {last} to continue from; leave it out to start anew"
-                )
-            self.config["fit"]["ckpt_path"] = checkpoint = str(last)
+        found = checkpoints(self.run_folder)
+        if checkpoint == "last" and not found:
+            last = self.run_folder / "checkpoints" / "last.ckpt"
+            raise CheckpointError(f"--ckpt_path last: there is no {last} to continue from; leave it out to start anew")
+        if checkpoint == "last" or (found and is_started_again(self.run_folder)):
+            self.config["fit"]["ckpt_path"] = checkpoint = str(found[-1])
         if checkpoint is not None:
             if "optimizer_states" not in read_checkpoint(checkpoint):
                 raise CheckpointError(
@@ -142,7 +146,9 @@ class AdvDefCLI(LightningCLI):
                 )
         elif self._get(self.config, "overwrite"):
             self.save_config_kwargs["replaced"] = self._earlier_training()
-        elif last.is_file():
+            for path in of_signals(self.run_folder):
+                path.unlink(missing_ok=True)  # Lightning would begin with them
+        elif found:
             raise ResultFolderError(
                 f"{self.run_folder} already holds a training: continue it with --ckpt_path last, start anew with "
                 "--overwrite, or choose another --name"
@@ -161,12 +167,19 @@ class AdvDefCLI(LightningCLI):
         if settings.get("logger") is None:
             kwargs["logger"] = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
         if settings.get("default_root_dir") is None:
-            kwargs["default_root_dir"] = str(folder)
+            # where Lightning looks, unasked, for a checkpoint made on SLURM's signal: a training's is not for a test,
+            # which goes on from its shards, as does what is made among them
+            kwargs["default_root_dir"] = str(folder if self.subcommand == "fit" else self._forgotten_shards())
         if self.subcommand == "test" and self._get(self.config_init, "evaluation").scenarios:
             kwargs.setdefault("enable_progress_bar", False)
         trainer = super().instantiate_trainer(**kwargs)
         self._keep_checkpoints(trainer)
         return trainer
+
+    def _forgotten_shards(self) -> Path:
+        shards = self.run_folder / "shards"
+        forget_job(shards)
+        return shards
 
     def _keep_checkpoints(self, trainer: Trainer) -> None:
         """Sends checkpoints without a place of their own to the run folder, and sees that one can be continued."""
@@ -181,6 +194,7 @@ class AdvDefCLI(LightningCLI):
         path = self.run_folder / "model.ckpt"
         self.trainer.save_checkpoint(path, weights_only=True)
         if self.trainer.is_global_zero:
+            forget_job(self.run_folder)
             print(f"trained weights: {path}")
             for keeper in self.trainer.checkpoint_callbacks:
                 if isinstance(keeper, ModelCheckpoint) and keeper.best_model_score is not None:

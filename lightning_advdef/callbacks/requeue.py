@@ -1,0 +1,37 @@
+"""SLURM's signal, answered between two steps of a training."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class RequeueBetweenSteps(Callback):
+    """Has Lightning answer SLURM's signal to requeue when a training step is over, in all processes after the same one.
+
+    Lightning saves a checkpoint wherever the signal finds it, perhaps halfway through an optimizer's step, and other
+    processes perhaps a step later. Without SLURM this does nothing. A validation is finished first, so the signal must
+    come earlier than the end of the job by the time of a validation and a step (``sbatch --signal=USR1@SECONDS``).
+    """
+
+    def __init__(self) -> None:
+        self._lightning: Any = None
+        self._asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the place of Lightning's handler, which puts back those of before at the end."""
+        self._lightning, self._asked = signal.getsignal(signal.SIGUSR1), False
+        if callable(self._lightning):
+            signal.signal(signal.SIGUSR1, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """Lets Lightning save and requeue, once any process was asked to."""
+        if callable(self._lightning) and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            self._asked = False
+            self._lightning(signal.SIGUSR1, None)
