@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from itertools import pairwise
 
 from tests.conftest import ROOT
 
@@ -27,12 +28,24 @@ def blocks(page):
     return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def python_blocks(page):
-    return [content for language, content in blocks(page) if language == "python"]
-
-
 def is_shell(language):
     return language in _SHELL
+
+
+def files(page):
+    """Content of the first YAML or Python block behind each name of a file, by that name."""
+    found, text = {}, page.read_text()
+    for suffix, language in (("yaml", "yaml"), ("py", "python")):
+        for block in re.finditer(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            named = re.findall(rf"`(\w+\.{suffix})`", text[: block.start()])
+            if named:
+                found.setdefault(named[-1], block[1])
+    return found
+
+
+def all_commands(page):
+    """The words of each command of a page, in order."""
+    return [words for language, block in blocks(page) if is_shell(language) for words in commands(block)]
 
 
 def commands(block):
@@ -41,6 +54,11 @@ def commands(block):
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     return [noted.split("\x1f") for noted in done.stdout.split("\x1e")[:-1]]
+
+
+def config_files(words):
+    """The files behind each ``-c``."""
+    return [file for flag, file in pairwise(words) if flag == "-c"]
 
 
 def advdef_words(words):

@@ -1,0 +1,103 @@
+"""Every command and every piece of Python on the pages runs."""
+
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from tests.conftest import ROOT
+from tests.miniature import execute, execute_python
+from tests.pages import PAGES, advdef_words, all_commands, blocks, commands, config_files, files, is_shell, name_of
+from tests.toys import Foreign, foreign_loader
+
+# trained there, used here
+README_RUNS = {"runs/standard_mnist/model.ckpt"}
+# what a reader has: a folder of images and an archive
+OF_THE_READER = {"my_images", "my_data.npz"}
+
+
+def names_of_a_reader():
+    """What the Python blocks take for granted."""
+    images, labels = next(iter(foreign_loader(count=4)))
+    network = Foreign().eval()
+    given = {"network": network, "defense": network, "images": images, "labels": labels, "Trainer": Trainer}
+    return given | {"my_module": Foreign(), "my_data": foreign_loader()}
+
+
+@pytest.fixture(params=PAGES, ids=name_of)
+def page(request):
+    return request.param
+
+
+def test_commands_of_the_page_name_what_exists(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = files(page)
+    for words in all_commands(page):
+        if words[0] == "make":
+            assert set(words[1:]) <= set(targets)
+        for word in advdef_words(words) or []:
+            if word.startswith(("configs/", "checkpoints/")):
+                assert (ROOT / word).is_file(), word
+            elif word.endswith(".yaml"):
+                assert word in named, f"no block of the page is {word}"
+
+
+def test_weights_that_the_page_uses_are_trained_on_it(page):
+    trained = set(README_RUNS)
+    for words in map(advdef_words, all_commands(page)):
+        for word in words or []:
+            if re.fullmatch(r"runs/.*\.ckpt", word) and words[0] in ("test", "predict", "fit", "export"):
+                assert word in trained, f"{word} is not there yet"
+        if words and words[0] == "fit":
+            trained.add(weights_of(words))
+
+
+def weights_of(words):
+    """Where a training leaves its weights."""
+    given = dict(pairwise(words))
+    config = (ROOT / config_files(words)[0]).read_text()
+    name = given.get("--name") or re.search(r"^name: (\S+)", config, re.MULTILINE)[1]
+    return f"{given.get('--runs', 'runs')}/{name}/model.ckpt"
+
+
+def test_what_is_no_command_of_a_page_is_noticed():
+    with pytest.raises(AssertionError, match="advdeff"):
+        commands("advdeff fit -c config.yaml")
+
+
+def test_loops_and_variables_of_a_page_are_filled_in():
+    block = "for size in 1 2; do\n  run='--name n'\n  advdef fit $run --x '[$size]' \\\n    --y c$size\ndone\n"
+    assert [words[-1] for words in commands(block)] == ["c1", "c2"]
+    assert commands(block)[0] == ["advdef", "fit", "--name", "n", "--x", "[$size]", "--y", "c1"]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "attacks.md"], ids=name_of)
+def test_python_of_the_page_runs(tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    names = names_of_a_reader()
+    for language, block in blocks(page):
+        if language == "python":
+            exec(block, names)
+    assert torch.isfinite(names["adversarial"]).all()
+    if page.stem == "README":
+        assert list(tmp_path.rglob("robustness.json"))
+
+
+@pytest.mark.slow
+def test_the_page_runs_from_its_beginning_to_its_end(tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for folder in ("configs", "checkpoints"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    for name, content in files(page).items():
+        (tmp_path / name).write_text(content)
+    if page.stem != "README" or page.parent != ROOT:
+        execute(["advdef", "fit", "-c", "configs/standard/mnist.yaml"])
+    names = names_of_a_reader()
+    for language, block in blocks(page):
+        if language == "python":
+            execute_python(block, names)
+        for words in commands(block) if is_shell(language) else []:
+            execute(words)
