@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_advdef.models.denoiser import Denoiser, join, require_sides
 from lightning_advdef.models.initialization import kaiming_init
 from lightning_advdef.types import ImageSpec
 
@@ -17,7 +15,7 @@ Activation = Literal["relu", "linear"]
 _MULTIPLE = 4  # two convolutions of stride 2
 
 
-class InputDenoiser(nn.Module):
+class InputDenoiser(Denoiser):
     """Nine convolutions with batch normalisation and ReLU on three resolutions; the last one's output is added.
 
     Source: "Enhanced countering adversarial attacks via input denoising and feature restoring" (ICLR 2022 submission),
@@ -45,11 +43,7 @@ class InputDenoiser(nn.Module):
         residual_activation: Activation = "linear",
     ) -> None:
         super().__init__()
-        if spec.height % _MULTIPLE or spec.width % _MULTIPLE:
-            raise ValueError(
-                f"InputDenoiser needs height and width in multiples of {_MULTIPLE}, but the data ({spec.name}) has "
-                f"{spec.height}x{spec.width}: resize it"
-            )
+        require_sides(type(self).__name__, spec, _MULTIPLE)
         if width < 1 or skip_from not in (1, 2) or residual_activation not in get_args(Activation):
             raise ValueError(
                 "InputDenoiser needs width >= 1, skip_from 1 or 2 and residual_activation relu or linear, got "
@@ -71,29 +65,16 @@ class InputDenoiser(nn.Module):
             assert isinstance(last, nn.BatchNorm2d)
             nn.init.zeros_(last.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Denoised images ``(N, C, H, W)`` of the same shape; they may leave [0, 1]."""
-        return images + self.residual(images)
-
     def residual(self, images: Tensor) -> Tensor:
         """What is added to images ``(N, C, H, W)``, same shape."""
         first = self.layer1(images)
         second = self.layer2(first)
         middle = self.layer4(self.layer3(second))
-        maps = self.layer7(self.layer6(_join(middle, self.layer5(middle))))
-        found: Tensor = self.layer9(self.layer8(_join(first if self.skip_from == 1 else second, maps)))
+        maps = self.layer7(self.layer6(join(middle, self.layer5(middle))))
+        found: Tensor = self.layer9(self.layer8(join(first if self.skip_from == 1 else second, maps)))
         return found
-
-
-DenoiserFactory = Callable[[ImageSpec], InputDenoiser]
 
 
 def _layer(before: int, after: int, stride: int = 1, activation: Activation = "relu") -> nn.Sequential:
     parts: list[nn.Module] = [nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.BatchNorm2d(after)]
     return nn.Sequential(*parts, *([nn.ReLU()] if activation == "relu" else []))
-
-
-def _join(maps: Tensor, lower: Tensor) -> Tensor:
-    """Along the channels, the lower resolution doubled."""
-    doubled = F.interpolate(lower, scale_factor=2, mode="bilinear", align_corners=True)
-    return torch.cat([maps, doubled], dim=1)

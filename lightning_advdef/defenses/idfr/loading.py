@@ -9,13 +9,54 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_advdef.checkpoints import plain, read_checkpoint
+from lightning_advdef.checkpoints import load_weights, plain, read_checkpoint
+from lightning_advdef.defenses.idfr.training import Networks
 from lightning_advdef.errors import CheckpointError
 
 _ADVICE = {
     "denoiser": "give --model.denoiser the settings it was trained with",
     "restorer": "a restorer goes with targets of one embedding width, and with its own --model.restorer",
 }
+
+
+def load_networks(
+    networks: Networks,
+    weights: str | None,
+    parts_weights: str | None,
+    deployed: str,
+    settings: Mapping[str, Any],
+    *,
+    fit: bool,
+) -> None:
+    """Loads the target of ``weights`` and the trained parts of ``parts_weights`` or else of ``weights``.
+
+    Args:
+        networks: Where to; what a ``fit`` trains is left as it is.
+        weights: Checkpoint of the target, maybe with parts of its own; None to leave it as it is.
+        parts_weights: Checkpoint of the parts.
+        deployed: Which parts are to answer.
+        settings: See :func:`load_parts`.
+        fit: Whether a part is about to be trained.
+
+    Raises:
+        CheckpointError: If a file lacks something or has it in another form, both have trained parts for a test, or one
+            has a restorer that would be left out of a test unasked.
+    """
+    if weights is not None:
+        if not fit and parts_weights is not None:
+            require_target_alone(weights)
+        load_weights(nn.ModuleDict({"classifier": networks.classifier}), weights, complete=True)
+    path = parts_weights or weights
+    if path is None:
+        return
+    trained: dict[str, nn.Module] = {}
+    if networks.restorer is not None or not fit:
+        trained["denoiser"] = networks.denoiser
+    if networks.restorer is not None and not fit:
+        trained["restorer"] = networks.restorer
+    if networks.restorer is None and not fit and deployed == "all":
+        require_no_restorer(path)
+    load_parts(trained, path, settings)
 
 
 def require_target_alone(path: str | Path) -> None:

@@ -11,17 +11,18 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import FGSM, Attack, FullGradient, SurrogateFactory, Transfer
-from lightning_advdef.checkpoints import load_weights
+from lightning_advdef.checkpoints import plain
 from lightning_advdef.defenses.base import DefenseModule, global_seed
 from lightning_advdef.defenses.fixed_examples import Leaves
 from lightning_advdef.defenses.idfr.adversaries import Recipe
 from lightning_advdef.defenses.idfr.denoising import DenoiserLoss, DenoiserTraining
 from lightning_advdef.defenses.idfr.embeddings import Pairing
-from lightning_advdef.defenses.idfr.loading import load_parts, require_no_restorer, require_target_alone
+from lightning_advdef.defenses.idfr.loading import load_networks
+from lightning_advdef.defenses.idfr.presets import Preset, settings_of
 from lightning_advdef.defenses.idfr.restoring import RestorerTraining
 from lightning_advdef.defenses.idfr.training import PartTraining
 from lightning_advdef.errors import require_choice
-from lightning_advdef.models import DenoiserFactory, FeatureRestorer, InputDenoiser, NetworkFactory, RestorerFactory
+from lightning_advdef.models import Denoiser, DenoiserFactory, FeatureRestorer, NetworkFactory, RestorerFactory
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
 
@@ -41,6 +42,9 @@ class IDFRModule(DefenseModule):
         network: Architecture of the target, called with the data set's ``ImageSpec``.
         stage: What a ``fit`` trains; also what there is: only ``restore`` has a restorer.
         parts: What answers: the ``target`` alone, with its ``denoiser``, or ``all`` that there is.
+        preset: What a setting below that is None gets: what the README of this folder recommends, the paper's, or that
+            of the authors' notebooks. The optimizer is not part of it: Adam with a rate of 0.01 in the paper, 0.001 in
+            the code.
         denoiser: Architecture of the denoiser, called likewise.
         restorer: Architecture of the restorer, called with the width of the target's embeddings.
         denoiser_loss: Cross-entropy (the paper), or mean absolute distance to the features of the clean image (the
@@ -72,17 +76,18 @@ class IDFRModule(DefenseModule):
         network: NetworkFactory,
         stage: Stage = "denoise",
         parts: Parts = "all",
-        denoiser: DenoiserFactory = InputDenoiser,
-        restorer: RestorerFactory = FeatureRestorer,
-        denoiser_loss: DenoiserLoss = "ce",
+        preset: Preset = "recommended",
+        denoiser: DenoiserFactory | None = None,
+        restorer: RestorerFactory | None = None,
+        denoiser_loss: DenoiserLoss | None = None,
         attacks: list[Attack] | None = None,
         largest_eps: Eps | None = None,
         leaves: Leaves = "prediction",
         source: SurrogateFactory = FullGradient,
         cache: str | None = None,
         noise: Eps = Eps("8/255"),  # noqa: B008 - a number
-        noise_rounds: int = 2,
-        pairing: Pairing = "same_class",
+        noise_rounds: int | None = None,
+        pairing: Pairing | None = None,
         parts_weights: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -90,12 +95,17 @@ class IDFRModule(DefenseModule):
         require_choice("stage", stage, Stage)
         require_choice("parts", parts, Parts)
         self.stage, self.parts, self.parts_weights = stage, parts, parts_weights
-        self.denoiser: InputDenoiser = denoiser(self.spec)
-        self.restorer: FeatureRestorer | None = restorer(self._embedding_width()) if stage == "restore" else None
+        given = {"denoiser": denoiser, "restorer": restorer, "denoiser_loss": denoiser_loss, "pairing": pairing}
+        chosen = settings_of(preset, self.spec, given | {"noise_rounds": noise_rounds})
+        self.hparams.update(plain(chosen))  # so that checkpoints outlive presets
+        self.denoiser: Denoiser = chosen["denoiser"](self.spec)
+        self.restorer: FeatureRestorer | None = None
+        if stage == "restore":
+            self.restorer = chosen["restorer"](self._embedding_width())
         recipe = Recipe([FGSM(Eps("8/255"))] if attacks is None else attacks, largest_eps, leaves, source, cache)
         trainings = {
-            "denoise": DenoiserTraining(self, recipe, denoiser_loss, noise, noise_rounds),
-            "restore": RestorerTraining(self, recipe, pairing),
+            "denoise": DenoiserTraining(self, recipe, chosen["denoiser_loss"], noise, chosen["noise_rounds"]),
+            "restore": RestorerTraining(self, recipe, chosen["pairing"]),
         }
         self.part_training: PartTraining = trainings[stage]
         for part in self.part_training.frozen:
@@ -207,7 +217,8 @@ class IDFRModule(DefenseModule):
         if stage == "fit":
             self._check_fit()
         if not self._weights_loaded:
-            self._load(stage)
+            load_networks(self, self.weights, self.parts_weights, self.parts, self.hparams, fit=stage == "fit")
+            self._weights_loaded = True
         super().setup(stage)
 
     def _check_fit(self) -> None:
@@ -220,20 +231,3 @@ class IDFRModule(DefenseModule):
             )
         if self.weights is None:
             rank_zero_warn("the target stays as its network starts, which is untrained unless it has published weights")
-
-    def _load(self, stage: str) -> None:
-        if stage != "fit" and self.weights is not None and self.parts_weights is not None:
-            require_target_alone(self.weights)
-        if self.weights is not None:
-            load_weights(nn.ModuleDict({"classifier": self.classifier}), self.weights, complete=True)
-        trained: dict[str, nn.Module] = {}
-        if stage != "fit" or self.stage == "restore":
-            trained["denoiser"] = self.denoiser
-        if stage != "fit" and self.restorer is not None:
-            trained["restorer"] = self.restorer
-        path = self.parts_weights or self.weights
-        if stage != "fit" and path is not None and self.restorer is None and self.parts == "all":
-            require_no_restorer(path)
-        if path is not None:
-            load_parts(trained, path, self.hparams)
-        self._weights_loaded = True

@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from lightning_advdef.defenses.idfr.adversaries import Adversaries, Recipe
-from lightning_advdef.models import Classifier, FeatureRestorer, InputDenoiser
+from lightning_advdef.models import Classifier, Denoiser, FeatureRestorer
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -18,7 +18,7 @@ class Networks(Protocol):
     """The networks of an ``IDFRModule``."""
 
     classifier: Classifier
-    denoiser: InputDenoiser
+    denoiser: Denoiser
     restorer: FeatureRestorer | None
 
     def embed(self, images: Tensor) -> Tensor:
