@@ -27,6 +27,7 @@ from lightning_advdef.types import Batch
 
 Subject = tuple[str, nn.Module, Batch, float]
 _STANDARD = {"mnist": 0.3, "cifar10": 8 / 255}
+_SOUND = {"mnist": "mnist_*.ckpt", "cifar10": "cifar10_resnet_*.ckpt"}
 
 
 def suite(eps: float) -> list[Scenario]:
@@ -67,7 +68,7 @@ def subjects(kind: str, count: int) -> Iterator[Subject]:
         for planted in PLANTED:
             yield f"planted {planted.__name__}", planted(network), images, EPS
         return
-    for path in sorted(Path("checkpoints").glob(f"{kind}*.ckpt")):
+    for path in sorted(Path("checkpoints").glob(_SOUND[kind])):
         yield path.stem, load_defense(path).eval(), load_images(kind, count), _STANDARD[kind]
 
 

@@ -380,8 +380,7 @@ class RobustnessEvaluation(Callback):
         shares = store.wait_for(range(trainer.world_size))
         rows = store.gather()
         probed = sample(trainer.test_dataloaders, rows) if self.diagnostics else None
-        if probed is not None:
-            probed = trainer.strategy.batch_to_device(probed)
+        probed = trainer.strategy.batch_to_device(probed)
         result = make_result(rows, judge, str(pl_module.device), trainer.world_size, probed)
         gallery = Gallery(judge.scenarios, store.folder / GALLERY_FILE)
         for path in store.galleries():

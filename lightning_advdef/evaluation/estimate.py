@@ -16,7 +16,7 @@ from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient
 from lightning_advdef.attacks.losses import cross_entropy
-from lightning_advdef.evaluation.diagnostics.probes import PROBED, probe_cost
+from lightning_advdef.evaluation.diagnostics.probes import affordable, probe_cost
 from lightning_advdef.evaluation.runner import ScenarioRunner
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
@@ -72,7 +72,7 @@ def estimate(
     for runner in runners:
         times, cost = _times(runner.surrogate, batch, known), _cost(runner, deployed.classes)
         seconds += cost.backward * times.both + max(0.0, cost.forward - cost.backward) * times.forward
-    again = _seconds_of_diagnostics(runners, batch, known) if diagnostics else 0.0
+    again = _seconds_of_diagnostics(runners, batch, images, draws, known) if diagnostics else 0.0
     whole = images * seconds + again
     if math.isnan(whole) or whole < _WORTH_SAYING:
         return None
@@ -84,15 +84,16 @@ def estimate(
     )
 
 
-def _seconds_of_diagnostics(runners: Sequence[ScenarioRunner], batch: Batch, known: dict[str, Times]) -> float:
+def _seconds_of_diagnostics(
+    runners: Sequence[ScenarioRunner], batch: Batch, images: int, draws: int, known: dict[str, Times]
+) -> float:
     """Time for looking at some images again, through the surrogate for which it takes longest."""
-    cost = probe_cost()
-    each = [
-        runner.surrogate.draws * (cost.backward * times.both + (cost.forward - cost.backward) * times.forward)
-        for runner in runners
-        for times in [_times(runner.surrogate, batch, known)]
-    ]
-    return PROBED * max(each, default=0.0)
+    each = [0.0]
+    for runner in runners:
+        times, cost = _times(runner.surrogate, batch, known), probe_cost(runner.surrogate.draws)
+        count = affordable(runners, images, draws, times.classes, runner.surrogate.draws)
+        each.append(count * (cost.backward * times.both + (cost.forward - cost.backward) * times.forward))
+    return max(each)
 
 
 def _cost(runner: ScenarioRunner, classes: int) -> Cost:

@@ -17,13 +17,21 @@ def count_line(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def spoken_lines(findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each finding that is raised, and below it the scenario to run next."""
-    lines: list[str] = []
-    for finding in findings:
-        if finding["status"] == "raised":
-            told = f"{_number(finding['measured'])} {finding['unit']}, threshold {_number(finding['threshold'])}"
-            lines.append(f"{finding['name']}: {finding['meaning']} ({told})")
-            lines += [f"    {line}" for line in finding["next"].splitlines()]
+    """A line for each finding that is raised, and below them the scenarios to run next, each once."""
+    raised = [finding for finding in findings if finding["status"] == "raised"]
+    lines = [
+        f"{finding['name']}: {finding['meaning']} "
+        f"({finding['unit']} {_number(finding['measured'])}, threshold {_number(finding['threshold'])})"
+        for finding in raised
+    ]
+    entries: dict[str, str] = {}
+    for finding in raised:
+        name, _, rest = finding["next"].partition("\n")
+        if name:
+            entries.setdefault(rest, name)
+    if entries:
+        lines.append("run next, under evaluation.scenarios:")
+        lines += [f"    {line}" for rest, name in entries.items() for line in [name, *rest.splitlines()]]
     return lines
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,8 @@ from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
 
-PROBED = 32  # images that the deployed defense sees
+PROBED, FEWEST = 32, 8  # images that the deployed defense sees
+_SHARE = 0.25  # of the passes of the evaluation; what a purifier of many steps makes of an image takes seconds
 COMPARED = 256  # images that the bare classifier sees, whose passes are cheap
 NOISE = Noise(Eps("8/255"), kind="sign")
 NEARBY = Noise(Eps("1/255"))
@@ -63,9 +65,28 @@ class Probes:
     has_test_time_part: bool
 
 
-def probe_cost() -> Cost:
-    """Passes through the deployed defense for each probed image; those of gradients count once per draw."""
-    return HUGE.cost(classes=2).plus(Cost(2, 2)).plus(Cost(3, 0))
+def probe_cost(draws: int) -> Cost:
+    """Passes through the deployed defense for each probed image, where gradients take so many draws."""
+    return HUGE.cost(classes=2).plus(Cost(2, 2)).times(draws).plus(Cost(3, 0))
+
+
+def affordable(runners: Iterable[ScenarioRunner], images: int, graded: int, classes: int, draws: int) -> int:
+    """How many images are probed: 32, or fewer where that is more than a quarter of the evaluation, but at least 8.
+
+    Args:
+        runners: All scenarios; those count that ask the deployed defense.
+        images: How many images are judged.
+        graded: Passes of a verdict.
+        classes: Number of classes.
+        draws: Draws of the surrogate that is differentiated.
+    """
+    each = float(graded)
+    for runner in runners:
+        attack, surrogate = runner.scenario.attack, runner.surrogate
+        asked = surrogate.access in _KNOWING
+        each += graded + (attack.cost(classes).times(surrogate.draws).forward if asked else 0)
+    enough = _SHARE * images * each / probe_cost(draws).forward
+    return PROBED if math.isnan(enough) else min(PROBED, max(FEWEST, int(enough)))
 
 
 def chosen(count: int, wanted: int) -> Tensor:
@@ -114,13 +135,19 @@ def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) ->
     with torch.inference_mode(False), torch.no_grad():
         # tensors made in inference mode cannot be saved for backward: all of them are copied
         batch = Batch(*(tensor.clone() for tensor in batch))
-        few = chosen(len(batch.images), PROBED)
         undefended = _right(as_defense(judge.defense).undefended, batch, judge)
-        return _probe_few(judge, summary, rows, Batch(*(tensor[few.to(tensor.device)] for tensor in batch)), undefended)
+        name, surrogate = differentiated(judge, summary)
+        graded = judge.settings.draws if judge.stochastic else 1
+        classes = max(2, int(rows["label"].max()) + 1)
+        count = affordable(judge.runners.values(), len(rows["index"]), graded, classes, surrogate.draws)
+        few = chosen(len(batch.images), count)
+        images = Batch(*(tensor[few.to(tensor.device)] for tensor in batch))
+        compared = chosen(len(rows["index"]), COMPARED)
+        return Probes(name, compared, undefended, compared[few], *_look_again(judge, surrogate, images))
 
 
-def _probe_few(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch, undefended: Tensor) -> Probes:
-    name, surrogate = differentiated(judge, summary)
+def _look_again(judge: Judge, surrogate: Surrogate, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    """What the deployed defense makes of a few images, in the order of :class:`Probes`."""
     rng = SampleRNG.for_images(batch.indices, judge.settings.seed).stream("diagnostics")
     runner = ScenarioRunner(Scenario("huge_budget", HUGE), surrogate)
     everything = torch.ones_like(batch.labels, dtype=torch.bool)
@@ -128,17 +155,12 @@ def _probe_few(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batc
         huge = runner(batch, rng.stream("huge"), everything, {}).images
         cosines, finite = _gradients(surrogate, batch, rng, runner.size or judge.settings.batch_size)
     noisy = NOISE(judge.defense, batch.images, batch.labels, rng.stream("noise"))
-    compared = chosen(len(rows["index"]), COMPARED)
-    return Probes(
-        scenario=name,
-        compared=compared,
-        undefended=undefended,
-        probed=compared[chosen(len(compared), PROBED)],
-        noisy=_right(judge.defense, batch._replace(images=noisy), judge, rng.stream("noisy")),
-        survived=_right(judge.defense, batch._replace(images=huge), judge, rng.stream("survived")),
-        cosines=cosines,
-        finite=finite,
-        has_test_time_part=_answers_differ(judge, batch, rng.stream("part")),
+    return (
+        _right(judge.defense, batch._replace(images=noisy), judge, rng.stream("noisy")),
+        _right(judge.defense, batch._replace(images=huge), judge, rng.stream("survived")),
+        cosines,
+        finite,
+        _answers_differ(judge, batch, rng.stream("part")),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -21,10 +22,15 @@ _MODULE = f"{attacks.__name__}."
 
 
 def entry(name: str, attack: Mapping[str, Any], surrogate: Any = None, **settings: Any) -> str:
-    """YAML of one scenario."""
+    """YAML of one scenario, a line for each of its settings."""
     content = {"name": name, "attack": attack} | ({} if surrogate is None else {"surrogate": surrogate}) | settings
-    text: str = yaml.safe_dump([content], sort_keys=False, default_flow_style=None, width=1000)
-    return text
+    lines = [f"{key}: {_in_one_line(value)}" for key, value in content.items()]
+    return "".join(f"{'  ' if number else '- '}{line}\n" for number, line in enumerate(lines))
+
+
+def _in_one_line(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("...\n").rstrip()
 
 
 def named(check: str, scenario: Scenario | None = None) -> str:

@@ -4,13 +4,21 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_advdef.attacks import FGSM
+from lightning_advdef.attacks import PGD, FullGradient, Undefended
 from lightning_advdef.data import Digits
-from lightning_advdef.evaluation import Scenario, evaluate
-from lightning_advdef.evaluation.diagnostics.probes import COMPARED, PROBED, chosen, pick, probe_cost, sample
+from lightning_advdef.evaluation import Judge, Scenario, evaluate
+from lightning_advdef.evaluation.diagnostics.probes import (
+    COMPARED,
+    PROBED,
+    affordable,
+    chosen,
+    pick,
+    probe_cost,
+    sample,
+)
 from lightning_advdef.types import Batch
 from tests.conftest import result_of, scenario
-from tests.evaluation.diagnostics.helpers import some_digits
+from tests.evaluation.diagnostics.helpers import Network, some_digits
 from tests.toys import foreign_loader
 
 PROBES = {
@@ -75,10 +83,19 @@ def test_passes_are_those_that_are_told():
     costs = []
     for diagnostics in (False, True):
         network.asked = 0
-        evaluate(network, images, labels, [Scenario("fgsm", FGSM(0.1))], diagnostics=diagnostics)
+        evaluate(network, images, labels, [Scenario("pgd", PGD(0.1, steps=100))], diagnostics=diagnostics)
         costs.append(network.asked)
     bare = 64 + PROBED
-    assert costs[1] - costs[0] == bare + PROBED * probe_cost().forward
+    assert costs[1] - costs[0] == bare + PROBED * probe_cost(draws=1).forward
+
+
+@pytest.mark.parametrize(
+    ("images", "steps", "surrogate", "expected"),
+    [(1000, 20, FullGradient, 32), (50, 10, FullGradient, 8), (100, 20, FullGradient, 22), (100, 20, Undefended, 8)],
+)
+def test_probes_spend_at_most_a_quarter_of_the_evaluation_or_eight_images(images, steps, surrogate, expected):
+    runners = Judge(Network(), [Scenario("pgd", PGD(0.1, steps=steps), surrogate)]).runners.values()
+    assert affordable(runners, images, graded=1, classes=10, draws=1) == expected
 
 
 def test_findings_depend_neither_on_the_batch_size_nor_on_an_interruption(advdef):
