@@ -1,4 +1,4 @@
-"""``advdef report``: the table of some runs, or one of the figures."""
+"""``advdef report``: some runs as a table in the terminal, as a report in a file, or as a figure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from lightning_advdef.evaluation.reporting.files import write_reports
 from lightning_advdef.evaluation.run import read_runs
 from lightning_advdef.evaluation.table import print_results
 
@@ -22,28 +23,36 @@ if TYPE_CHECKING:
 # the module in which a function of that name makes it, imported when asked for: the table starts faster without
 FIGURES = {
     "robustness": "curves",
+    "accuracy_eps": "budgets",
     "accuracy_norm": "curves",
     "attack_strength": "strength",
     "trajectory": "trajectory",
     "images": "examples",
 }
-_HELP = """figures:
+_OPTIONS = ("scenario", "norm", "misclassified")
+_HELP = """reports: -o report.html (one file that opens from disk: diagnostics, curves, images, every image), report.md,
+report.csv, or record.json, the record of one run in RobustBench's format
+
+figures:
   robustness       clean accuracy against the mean norm of a minimal-norm scenario: a point per folder, a line per
                    method (the folder that holds it, or its LABEL), and which line lies outside which
+  accuracy_eps     accuracy against eps: a line per attack that was run with several, and for their worst case
   accuracy_norm    accuracy against the norm of a minimal-norm scenario: a line per folder
   attack_strength  accuracy against the mean l2 norm that attacks on one network spend: a line per attack
   trajectory       clean accuracy and mean norm after each epoch of a training: a line per folder
   images           clean and adversarial images and their difference: the first that
                    `advdef predict --evaluation.write SCENARIO` wrote
 
-example: advdef report runs/curve/*/* --figure robustness -o curve.png -o curve.csv"""
+examples: advdef report runs/standard_digits runs/deep_defense_digits -o report.html
+          advdef report runs/curve/*/* --figure robustness -o curve.png -o curve.csv"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of ``advdef report``."""
     made = argparse.ArgumentParser(
         prog="advdef report",
-        description="The results of one or several runs side by side; with --figure, a figure of them.",
+        description="The results of one or several runs side by side, with -o as a report in a file; with --figure, a "
+        "figure of them.",
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -55,12 +64,14 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="FILE",
-        help="where to: .png, .svg, .pdf, or .csv for the points; may be repeated (default: FIGURE.png)",
+        help="where to, may be repeated; reports: .html, .md, .csv, or .json; figures: .png, .svg, .pdf, or .csv for "
+        "the points (default: FIGURE.png)",
     )
     made.add_argument(
         "--scenario",
         help="minimal-norm scenario, by default the only one, or the first with cw in its name; for images any",
     )
+    made.add_argument("--norm", choices=["linf", "l2", "l1"], help="accuracy_eps: of the budgets")
     made.add_argument(
         "--misclassified",
         choices=["excluded", "included"],
@@ -70,17 +81,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints the table, or writes a figure and prints what it shows.
+    """Prints the table, or writes a report, or a figure and prints what it shows.
 
     Raises:
         ValueError: If an option does not go with the others.
     """
     settings = parser().parse_args(arguments)
-    given = {name: getattr(settings, name) for name in ("scenario", "misclassified") if getattr(settings, name)}
+    given = {name: getattr(settings, name) for name in _OPTIONS if getattr(settings, name)}
     if settings.figure is None:
-        if given or settings.output:
-            raise ValueError("the table takes no options: name a --figure, too")
-        print_results(settings.folders)
+        if given:
+            raise ValueError(f"--{next(iter(given))} belongs to figures: name a --figure, too")
+        if settings.output:
+            write_reports(read_runs(settings.folders), settings.output)
+        else:
+            print_results(settings.folders)
         return
     make: Any = getattr(import_module(f"lightning_advdef.evaluation.{FIGURES[settings.figure]}"), settings.figure)
     for name in given.keys() - inspect.signature(make).parameters.keys():

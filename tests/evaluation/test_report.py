@@ -62,7 +62,8 @@ def test_images_are_those_that_predict_wrote(advdef, tmp_path):
     ("arguments", "message"),
     [
         (["--scenario=cw"], "name a --figure"),
-        (["-o", "x.png"], "name a --figure"),
+        (["-o", "x.png"], "other files belong to --figure"),
+        (["--norm=l2"], "name a --figure"),
         (["--figure=attack_strength", "--scenario=cw"], "--scenario has no meaning"),
         (["--figure=accuracy_norm", "--misclassified=included"], "--misclassified has no meaning"),
     ],

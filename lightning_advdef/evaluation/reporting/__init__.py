@@ -1,0 +1,1 @@
+"""Reports of runs as files: HTML, Markdown, CSV, RobustBench's record."""
