@@ -52,7 +52,7 @@ def commands(block):
     """The words of each command of a shell block, loops unrolled and variables filled in."""
     script = "\n".join([*_PRELUDE, block])
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd="/")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{done.stderr}(blocks of other kinds have a language, such as ```text)"
     return [noted.split("\x1f") for noted in done.stdout.split("\x1e")[:-1]]
 
 
