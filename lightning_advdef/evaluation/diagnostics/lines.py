@@ -24,15 +24,21 @@ def spoken_lines(findings: Sequence[Mapping[str, Any]]) -> list[str]:
         f"({finding['unit']} {_number(finding['measured'])}, threshold {_number(finding['threshold'])})"
         for finding in raised
     ]
-    entries: dict[str, str] = {}
-    for finding in raised:
-        name, _, rest = finding["next"].partition("\n")
-        if name:
-            entries.setdefault(rest, name)
+    entries = next_entries(findings)
     if entries:
         lines.append("run next, under evaluation.scenarios:")
-        lines += [f"    {line}" for rest, name in entries.items() for line in [name, *rest.splitlines()]]
+        lines += [f"    {line}" for entry in entries for line in entry.splitlines()]
     return lines
+
+
+def next_entries(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scenarios to run next of findings that are raised, as YAML, each once whatever its name."""
+    entries: dict[str, str] = {}
+    for finding in findings:
+        name, _, rest = finding["next"].partition("\n")
+        if name and finding["status"] == "raised":
+            entries.setdefault(rest, name)
+    return ["\n".join([name, *rest.splitlines()]) for rest, name in entries.items()]
 
 
 def _number(value: float | None) -> str:

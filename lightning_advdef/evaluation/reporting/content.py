@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lightning_advdef.evaluation.diagnostics.lines import next_entries
 from lightning_advdef.evaluation.lines import Line, comparison_lines
 from lightning_advdef.evaluation.reporting.provenance import circumstances, configuration
 from lightning_advdef.evaluation.run import Run
@@ -70,6 +71,11 @@ class Model:
     def raised(self) -> list[Finding]:
         """Diagnostics that speak."""
         return [finding for finding in self.findings if finding["status"] == "raised"]
+
+    @property
+    def next_scenarios(self) -> str:
+        """What they ask for, as entries of ``evaluation.scenarios``."""
+        return "\n".join(next_entries(self.findings))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.budgets import accuracy_eps, budget_norms
 from lightning_advdef.evaluation.chart import Chart
 from lightning_advdef.evaluation.curves import accuracy_norm, robustness
+from lightning_advdef.evaluation.diagnostics.lines import count_line
 from lightning_advdef.evaluation.lines import CAPTION, percent
 from lightning_advdef.evaluation.reporting.content import Report
 from lightning_advdef.evaluation.reporting.graphics import gallery_rows, svg
@@ -40,7 +41,7 @@ def to_html(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("lightning_advdef.evaluation.reporting"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "counts": count_line}
     runs = [model.run for model in report.models]
     drawn, missing = drawings(runs)
     return environment.get_template("page.html").render(

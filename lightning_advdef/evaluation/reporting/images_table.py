@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +26,7 @@ def images_json(runs: Sequence[Run]) -> str:
     return json.dumps(tables, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def _columns(run: Run) -> list[Mapping[str, Any]]:
+def _columns(run: Run) -> list[dict[str, Any]]:
     rows = {name: column[:LARGEST] for name, column in run.rows.items()}
     columns = [
         {"title": "image", "kind": "number", "values": rows["index"].tolist()},

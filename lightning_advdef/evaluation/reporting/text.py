@@ -63,14 +63,17 @@ def to_markdown(report: Report) -> str:
 
 
 def _raised(report: Report) -> list[str]:
-    found = [_finding(model, finding) for model in report.models for finding in model.raised]
-    return ["## Diagnostics", *found] if found else []
+    parts = []
+    for model in report.models:
+        parts += [_finding(model, finding) for finding in model.raised]
+        if model.next_scenarios:
+            parts.append(f"Run next, under `evaluation.scenarios`:\n\n```yaml\n{model.next_scenarios}\n```")
+    return ["## Diagnostics", *parts] if parts else []
 
 
 def _finding(model: Model, finding: Finding) -> str:
     where = f", {finding['scenario']}" if finding["scenario"] else ""
-    text = f"**{_escape(model.title)}{_escape(where)}: {_escape(finding['name'])}**: {_escape(finding['meaning'])}"
-    return f"{text}\n\n```yaml\n{finding['next']}\n```" if finding["next"] else text
+    return f"**{_escape(model.title)}{_escape(where)}: {_escape(finding['name'])}**: {_escape(finding['meaning'])}"
 
 
 def _contrasts(report: Report) -> str:
