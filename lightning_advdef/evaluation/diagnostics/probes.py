@@ -86,7 +86,7 @@ def affordable(runners: Iterable[ScenarioRunner], images: int, graded: int, clas
         asked = surrogate.access in _KNOWING
         each += graded + (attack.cost(classes).times(surrogate.draws).forward if asked else 0)
     enough = _SHARE * images * each / probe_cost(draws).forward
-    return PROBED if math.isnan(enough) else min(PROBED, max(FEWEST, int(enough)))
+    return min(images, PROBED if math.isnan(enough) else min(PROBED, max(FEWEST, int(enough))))
 
 
 def chosen(count: int, wanted: int) -> Tensor:
