@@ -106,6 +106,17 @@ def training_images(trainer: Trainer) -> ImageDataset:
     dataset = None if data is None else data.train_dataloader().dataset
     if not isinstance(dataset, ImageDataset):
         raise ValueError("training looks at all training images before it starts: use a data module of this package")
+    return _in_order(dataset)
+
+
+def validation_images(trainer: Trainer) -> ImageDataset | None:
+    """The same for the images of the validation; None if there is none."""
+    data: Any = getattr(trainer, "datamodule", None)
+    loader = data.val_dataloader() if trainer.limit_val_batches else []
+    return _in_order(loader.dataset) if len(loader) else None
+
+
+def _in_order(dataset: ImageDataset) -> ImageDataset:
     return ImageDataset(dataset.source, dataset.indices.sort().values)
 
 

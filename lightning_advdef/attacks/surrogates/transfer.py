@@ -78,11 +78,11 @@ class Transfer(Surrogate):
         return network(self._spec)
 
     def _answer_of(self, parts: str) -> Callable[[Tensor, SampleRNG], Tensor]:
-        answering: Callable[[str], Callable[[Tensor, SampleRNG], Tensor]] | None
         answering = getattr(self.source, "answering", None)
         if answering is None:
             raise ValueError(f"Transfer: {self._name} is not made of parts, got parts {parts!r}: leave them out")
-        return answering(parts)
+        answer: Callable[[Tensor, SampleRNG], Tensor] = answering(parts)
+        return answer
 
     def _warn_of_own_weights(self) -> None:
         """Once, and not before there is an image: weights may be loaded after an attack is bound to its target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,12 +70,28 @@ def _row(start: Tensor, count: Tensor, rng: SampleRNG) -> Tensor:
     return start + offset.minimum(count - 1)
 
 
-def pools_of(
+class Embedded(NamedTuple):
+    """What a network makes of images.
+
+    Attributes:
+        embeddings: Shape ``(M, d)``.
+        labels: True classes, int64, shape ``(M,)``.
+        correct: Which of them the head classifies correctly, bool, shape ``(M,)``.
+        classes: Number of classes.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    correct: Tensor
+    classes: int
+
+
+def embedded(
     dataset: ImageDataset,
     versions: Callable[[Batch], list[Tensor]],
     embed: Callable[[Tensor], tuple[Tensor, Tensor]],
     device: torch.device,
-) -> EmbeddingPools:
+) -> Embedded:
     """Embeddings of some versions of all images.
 
     Args:
@@ -92,4 +108,4 @@ def pools_of(
             classes = logits.shape[1]
             parts.append((features, batch.labels, logits.argmax(dim=1) == batch.labels))
     embeddings, labels, correct = (torch.cat(column) for column in zip(*parts, strict=True))
-    return EmbeddingPools(embeddings, labels, correct, classes)
+    return Embedded(embeddings, labels, correct, classes)

@@ -196,6 +196,11 @@ class IDFRModule(DefenseModule):
         """Makes or reads what does not change while a part is trained."""
         self.part_training.begin(self.trainer)
 
+    def on_validation_epoch_end(self) -> None:
+        """Logs what all processes know of held-out images."""
+        found = self.part_training.validate()
+        self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
+
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in eval mode."""
         super().train(mode)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.defenses.base import global_seed
-from lightning_advdef.defenses.fixed_examples import training_images
-from lightning_advdef.defenses.idfr.adversaries import Recipe
-from lightning_advdef.defenses.idfr.embeddings import EmbeddingPools, Pairing, pools_of
+from lightning_advdef.defenses.fixed_examples import training_images, validation_images
+from lightning_advdef.defenses.idfr.adversaries import Adversaries, Recipe
+from lightning_advdef.defenses.idfr.embeddings import Embedded, EmbeddingPools, Pairing, embedded
 from lightning_advdef.defenses.idfr.training import Networks, PartTraining
 from lightning_advdef.errors import require_choice
 from lightning_advdef.rng import SampleRNG
@@ -35,6 +35,7 @@ class RestorerTraining(PartTraining):
         require_choice("pairing", pairing, Pairing)
         self.pairing = pairing
         self.pools: EmbeddingPools | None = None
+        self.held_out: Embedded | None = None
 
     @property
     def frozen(self) -> list[nn.Module]:
@@ -42,15 +43,31 @@ class RestorerTraining(PartTraining):
         return [self.networks.classifier, self.networks.denoiser]
 
     def begin(self, trainer: Trainer) -> None:
-        """Embeds clean training images and the adversarial ones of every attack, behind the denoiser."""
-        super().begin(trainer)
-        self.pools = pools_of(training_images(trainer), self._versions, self._embed, trainer.strategy.root_device)
+        """Embeds clean training images and the adversarial ones of every attack, behind the denoiser.
 
-    def _versions(self, batch: Batch) -> list[Tensor]:
+        Of validation images the adversarial ones, which no training of a part has seen.
+        """
+        super().begin(trainer)
         assert self.adversaries is not None
-        rng = SampleRNG.for_images(batch.indices, global_seed(), "train").stream("adversary")
-        numbers = range(len(self.recipe.attacks))
-        return [batch.images, *(self.adversaries.of(number, batch, rng, rng[:1]) for number in numbers)]
+        known, device = self.adversaries, trainer.strategy.root_device
+        self.pools = EmbeddingPools(
+            *embedded(
+                training_images(trainer),
+                lambda batch: [batch.images, *self._adversarial(known, batch, "train")],
+                self._embed,
+                device,
+            )
+        )
+        fresh, validation = Adversaries(self.recipe, known.surrogate), validation_images(trainer)
+        self.held_out = None
+        if validation is not None:
+            self.held_out = embedded(
+                validation, lambda batch: self._adversarial(fresh, batch, "val"), self._embed, device
+            )
+
+    def _adversarial(self, adversaries: Adversaries, batch: Batch, split: str) -> list[Tensor]:
+        rng = SampleRNG.for_images(batch.indices, global_seed(), split).stream("adversary")
+        return [adversaries.of(number, batch, rng, rng[:1]) for number in range(len(self.recipe.attacks))]
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings ``(N, d)`` and logits ``(N, K)``."""
@@ -58,6 +75,15 @@ class RestorerTraining(PartTraining):
         with attack_mode(target, denoiser), torch.no_grad():
             features = self.networks.embed(denoiser(images))
             return features, self.networks.classifier.head(features)
+
+    def validate(self) -> dict[str, Tensor]:
+        """Accuracy on the adversarial validation images with the restorer, and without it."""
+        if self.held_out is None:
+            return {}
+        assert self.networks.restorer is not None
+        embeddings, labels, correct, _ = self.held_out
+        restored = self.networks.classifier.head(self.networks.restorer(embeddings)).argmax(dim=1) == labels
+        return {"adversarial_accuracy": restored.float().mean(), "unrestored_accuracy": correct.float().mean()}
 
     def loss(self, batch: Batch, rng: SampleRNG, common: SampleRNG) -> dict[str, Tensor]:
         """Cross-entropy of the head on restored mixtures."""

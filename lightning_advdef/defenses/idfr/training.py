@@ -46,6 +46,10 @@ class PartTraining(ABC):
         """Makes ready for the data of a ``fit``; what an earlier one left may be of other data."""
         self.adversaries = self.recipe.on(self.networks.classifier, trainer)
 
+    def validate(self) -> dict[str, Tensor]:
+        """What is to be logged of held-out images beside the clean accuracy of the whole; nothing here."""
+        return {}
+
     @abstractmethod
     def loss(self, batch: Batch, rng: SampleRNG, common: SampleRNG) -> dict[str, Tensor]:
         """Terms of the training loss; ``loss`` is the one that is minimised.

@@ -1,12 +1,13 @@
-"""The restorer's embeddings, loss and distributed training."""
+"""The restorer's embeddings, loss and validation."""
 
-import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from lightning_advdef.attacks import BIM, FGSM, FullGradient
 from lightning_advdef.defenses.fixed_examples import attacked
 from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import Batch
 from tests.defenses.adversarial_training.helpers import quiet_trainer, toy
 from tests.defenses.idfr.helpers import batch_of, begun, module_of, rng_of
 
@@ -46,20 +47,15 @@ def test_pools_hold_embeddings_of_clean_and_adversarial_images_behind_the_denois
     assert found.counts[:, 0].sum() == (logits.argmax(dim=1) == labels.repeat(3)).sum()
 
 
-def train_together(folder, weights, devices):
-    """Weights of a restorer after two epochs of one batch of 8 images, on adversarial images of a shared folder."""
-    module = module_of(stage="restore", weights=weights, cache=str(folder / "cache"))
-    strategy = {"devices": 2, "strategy": "ddp"} if devices == 2 else {}
-    quiet_trainer(folder, max_epochs=2, **strategy).fit(module, toy(count=8, batch_size=8))
-    return {name: value.numpy() for name, value in module.restorer.state_dict().items()}
-
-
-def test_two_processes_restore_as_one(runs, tmp_path, ddp):
-    expected = train_together(tmp_path / "one", runs["denoise"], devices=1)
-    task = "tests.defenses.idfr.test_restoring:train_together"
-    ranks = ddp(task, folder=tmp_path / "two", weights=runs["denoise"], devices=2)
-    start = module_of(stage="restore").restorer.state_dict()
-    for name, value in expected.items():
-        for rank in ranks:
-            np.testing.assert_allclose(rank[name], value, rtol=1e-3, atol=1e-5)
-    assert all(np.abs(expected[name] - start[name].numpy()).max() > 1e-4 for name in start if "weight" in name)
+def test_accuracy_on_adversarial_validation_images_is_logged_with_and_without_the_restorer(runs, tmp_path):
+    attack = FGSM(0.2)
+    module = module_of(stage="restore", weights=runs["denoise"], attacks=[attack], cache=str(tmp_path / "cache"))
+    data = toy(count=30, val_fraction=0.5)
+    trainer = quiet_trainer(tmp_path, limit_val_batches=1.0)
+    trainer.fit(module, data)
+    batch = Batch(*data.val_dataloader().dataset.__getitems__([*range(15)]))
+    adversarial = attacked(FullGradient(module.classifier.eval()), attack, batch, rng_of(batch), "prediction")
+    module.eval()
+    for name, parts in (("adversarial_accuracy", "all"), ("unrestored_accuracy", "denoiser")):
+        right = module.answering(parts)(adversarial, None).argmax(dim=1) == batch.labels
+        assert trainer.callback_metrics[f"val/{name}"] == pytest.approx(float(right.float().mean()))
