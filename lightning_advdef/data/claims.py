@@ -1,7 +1,8 @@
 """Test images for whichever process is free, so that all processes finish together.
 
 Images cost an attack very different amounts, and which ones is known only afterwards. So each process takes its next
-batch from a counter in the process group's own store. Which images form a batch is fixed; only who gets it is not.
+batch from a counter in the process group's own store. Which images form a batch is fixed; only who gets it is not. They
+come from all over the data, which may be sorted: a large batch of costly images alone would keep one process long.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import torch
 from torch.distributed import distributed_c10d
 from torch.utils.data import DistributedSampler
 
+from lightning_advdef.data.partition import hashed_order
 from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.types import Batch
 
@@ -72,7 +75,8 @@ class ClaimedBatches(DistributedSampler[Batch]):
     def __init__(self, dataset: ImageDataset, processes: int, rank: int, claims: Claims, name: str) -> None:
         super().__init__(dataset, processes, rank, shuffle=False)
         ends = accumulate(batch_sizes(len(dataset), processes, claims), initial=0)
-        self.batches = [list(range(*pair)) for pair in pairwise(ends)]
+        order = hashed_order(torch.arange(len(dataset)), "claims").tolist()
+        self.batches = [sorted(order[start:end]) for start, end in pairwise(ends)]
         self.name = name
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]

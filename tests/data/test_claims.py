@@ -25,6 +25,25 @@ def test_a_batch_that_costs_the_same_whatever_its_size_is_not_made_smaller():
     assert batch_sizes(101, 2, Claims(256, shrink=False)) == [51, 50]
 
 
+def idle_share(costs, processes):
+    """Share of the time that the first process ready waits, if the next batch goes to whoever is free."""
+    ready = [0] * processes
+    for batch in ClaimedBatches(costs, processes, 0, Claims(128), "unused").batches:
+        ready[ready.index(min(ready))] += sum(costs[position] for position in batch)
+    return 1 - min(ready) / max(ready)
+
+
+@pytest.mark.parametrize("processes", [2, 8, 64])
+@pytest.mark.parametrize("standing", [0.1, 0.35, 0.9])
+def test_processes_finish_together_though_costly_images_lie_together(processes, standing):
+    images = 500 * processes
+    count = int(standing * images)
+    # what stands is attacked by all parts of a cascade
+    costs = [100] * count + [1] * (images - count)
+    assert idle_share(costs, processes) < 0.15
+    assert idle_share(costs[::-1], processes) < 0.15
+
+
 def hand_out(turns, images, batch_size):
     """Indices that this process got, after it was asked for its next batch as often as the turns say."""
     rank = torch.distributed.get_rank()
