@@ -42,6 +42,7 @@ bench: $(READY) $(PEERS)
 	$(BIN)python -m benchmarks.bench_active_defense
 	$(BIN)python -m benchmarks.bench_ride --images 32 --steps 10
 	$(BIN)python -m benchmarks.bench_idfr --batch 16 --rounds 3
+	$(BIN)python -m benchmarks.bench_idle --images 80 --rounds 2
 	$(BIN)python -m benchmarks.bench_attacks $(BENCH_ATTACKS)
 
 docs: $(READY)
