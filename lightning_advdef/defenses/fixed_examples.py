@@ -112,7 +112,7 @@ def training_images(trainer: Trainer) -> ImageDataset:
 def validation_images(trainer: Trainer) -> ImageDataset | None:
     """The same for the images of the validation; None if there is none."""
     data: Any = getattr(trainer, "datamodule", None)
-    loader = data.val_dataloader() if trainer.limit_val_batches else []
+    loader: Any = data.val_dataloader() if trainer.limit_val_batches else []
     return _in_order(loader.dataset) if len(loader) else None
 
 

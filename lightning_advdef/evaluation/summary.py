@@ -179,7 +179,8 @@ def _part_summaries(rows: Rows, scenario: Scenario) -> list[dict[str, Any]]:
     for number, part in enumerate(scenario.attack.parts()):
         attacked = ~rows[f"{name}/{part}/correct"].isnan()
         alone = bool(attacked[clean > 0].all())
-        before, shares = standing["accuracy"], {}
+        before = standing["accuracy"]
+        shares: dict[str, Any] = {}
         for title, column in columns.items():
             after = rows[f"{name}/{part}/{column}"]
             standing[title] = torch.fmin(standing[title], after)
