@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lightning_advdef"
 START = ["README.md", "RESULTS.md"]
 GUIDES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))

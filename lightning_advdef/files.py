@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # processes on several machines, perhaps of one number, may write one path
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
         yield unfinished
         unfinished.replace(path)

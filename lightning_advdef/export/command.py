@@ -77,9 +77,10 @@ def _test_batches(data: DataModule, count: int) -> Iterator[Batch]:
     data.setup("test")
     left = count
     for batch in data.test_dataloader():
-        if left > 0:
-            yield Batch(*(tensor[:left] for tensor in batch))
+        yield Batch(*(tensor[:left] for tensor in batch))
         left -= len(batch.images)
+        if left <= 0:
+            return
 
 
 def _require(parity: Parity, tolerance: float) -> None:
