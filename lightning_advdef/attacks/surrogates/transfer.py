@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -90,9 +90,10 @@ class Transfer(Surrogate):
             self._compared = True
             own, other = (weights_hash(each.undefended) for each in (self.defense, as_defense(self.source)))
             if own == other:
-                rank_zero_warn(
+                warnings.warn(
                     f"Transfer: {self._name} has the weights of the network under attack, so this is no black box: "
-                    "give an independently trained one, or say surrogate: Undefended"
+                    "give an independently trained one, or say surrogate: Undefended",
+                    stacklevel=2,
                 )
 
     @property
