@@ -102,6 +102,8 @@ def test_another_result_is_refused_and_stays(finished):
 
 # the whole command
 
+UNDIAGNOSED = ("--evaluation.diagnostics", "false")  # which attacks on its own account
+
 
 @pytest.fixture
 def attacked(monkeypatch):
@@ -119,16 +121,16 @@ def attacked(monkeypatch):
 
 
 def without_circumstances(summary):
-    return {name: value for name, value in summary.items() if name not in ("date", "fingerprint")}
+    return {name: value for name, value in summary.items() if name not in ("date", "fingerprint", "processes")}
 
 
 def test_a_part_that_is_added_later_attacks_the_survivors_alone(advdef, attacked):
-    folder = advdef.digits("test", scenarios=[cascade()])
+    folder = advdef.digits("test", *UNDIAGNOSED, scenarios=[cascade()])
     first = result_of(folder)[1]
     survivors = (first["c/broken_by"] == -1).sum()
     assert 0 < survivors < 20
     attacked.clear()
-    advdef.digits("test", scenarios=[cascade(attacks=THREE)])
+    advdef.digits("test", *UNDIAGNOSED, scenarios=[cascade(attacks=THREE)])
     summary, rows = result_of(folder)
     assert "PGD" not in attacked
     assert attacked["Square"] == survivors
@@ -136,7 +138,7 @@ def test_a_part_that_is_added_later_attacks_the_survivors_alone(advdef, attacked
     settled = first["c/broken_by"] != -1
     for name, column in first.items():
         assert (rows[name][settled] == column[settled])[~(column[settled] != column[settled])].all(), name
-    whole = advdef.digits("test", scenarios=[cascade(attacks=THREE)], name="whole")
+    whole = advdef.digits("test", *UNDIAGNOSED, scenarios=[cascade(attacks=THREE)], name="whole")
     assert without_circumstances(summary) == without_circumstances(result_of(whole)[0])
     assert (folder / "robustness.npz").read_bytes() == (whole / "robustness.npz").read_bytes()
     assert not (folder / "shards").exists()
@@ -144,20 +146,20 @@ def test_a_part_that_is_added_later_attacks_the_survivors_alone(advdef, attacked
 
 def test_a_scenario_that_is_added_later_leaves_the_others_alone(advdef, attacked):
     scenarios = [scenario("pgd", "PGD", eps=0.1, steps=3), scenario("square", "Square", eps=0.1, queries=5)]
-    folder = advdef.digits("test", scenarios=scenarios[:1])
+    folder = advdef.digits("test", *UNDIAGNOSED, scenarios=scenarios[:1])
     attacked.clear()
-    advdef.digits("test", scenarios=scenarios)
+    advdef.digits("test", *UNDIAGNOSED, scenarios=scenarios)
     assert set(attacked) == {"Square"}
     assert (result_of(folder)[1]["square/forward"] > 0).all()
 
 
 def test_a_minimal_norm_attack_may_be_added_to_others(advdef, attacked):
     scenarios = [scenario("pgd", "PGD", eps=0.1, steps=3), scenario("deepfool", "DeepFool", steps=3)]
-    folder = advdef.digits("test", scenarios=scenarios[:1], limit=6)
+    folder = advdef.digits("test", *UNDIAGNOSED, scenarios=scenarios[:1], limit=6)
     attacked.clear()
-    advdef.digits("test", scenarios=scenarios, limit=6)
+    advdef.digits("test", *UNDIAGNOSED, scenarios=scenarios, limit=6)
     assert not attacked
-    whole = advdef.digits("test", scenarios=scenarios, limit=6, name="whole")
+    whole = advdef.digits("test", *UNDIAGNOSED, scenarios=scenarios, limit=6, name="whole")
     assert (folder / "robustness.npz").read_bytes() == (whole / "robustness.npz").read_bytes()
 
 
