@@ -16,10 +16,13 @@ from torch import nn
 import lightning_advdef
 
 _ROOT = Path(lightning_advdef.__file__).parent
+_WITHOUT_RESULTS = ("distillation", "evaluation/reporting", "export")  # they read results or networks, and make none
 
 
 def code_hash(*items: object) -> str:
     """Changes with the source, so that a result is never continued or repeated by other code.
+
+    What reports and exports is left out.
 
     Args:
         items: Attacks, surrogates and networks in use: the files of their classes, and of those of the modules and
@@ -55,7 +58,9 @@ def _held(item: object) -> Iterable[object]:
 
 @cache
 def _package_source() -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(_ROOT.rglob("*.py")))
+    shown = [_ROOT / folder for folder in _WITHOUT_RESULTS]
+    paths = [path for path in sorted(_ROOT.rglob("*.py")) if not any(folder in path.parents for folder in shown)]
+    return b"".join(path.read_bytes() for path in paths)
 
 
 def _source(item: type) -> Path | None:

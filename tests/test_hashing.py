@@ -10,6 +10,7 @@ from collections import OrderedDict
 import pytest
 from torch import nn
 
+from lightning_advdef import hashing
 from lightning_advdef.attacks import PGD, Targeted
 from lightning_advdef.defenses import FeatureSqueezingModule, PurificationModule
 from lightning_advdef.hashing import code_hash, file_hashes
@@ -103,3 +104,16 @@ def test_objects_that_hold_each_other_are_read_once():
     first.append(second)
     second.append(first)
     assert code_hash(first) == code_hash()
+
+
+@pytest.mark.parametrize(("file", "counts"), [("attacks/pgd.py", True), ("evaluation/reporting/html.py", False)])
+def test_code_that_only_shows_results_does_not_count(tmp_path, monkeypatch, file, counts):
+    monkeypatch.setattr(hashing, "_ROOT", tmp_path)
+    (tmp_path / file).parent.mkdir(parents=True)
+    found = set()
+    for text in ("before", "after"):
+        (tmp_path / file).write_text(text)
+        hashing._package_source.cache_clear()
+        found.add(code_hash())
+    hashing._package_source.cache_clear()
+    assert len(found) == 1 + counts
