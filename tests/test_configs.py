@@ -127,7 +127,8 @@ def test_experiment_is_run(tmp_path, monkeypatch, experiment):
     if "weights" in config["model"]["init_args"]["network"]["init_args"]:
         config["model"]["init_args"]["network"]["init_args"]["weights"] = None
     config["data"] = {"class_path": "tests.toys.Toy", "init_args": toy}
-    config["evaluation"] = config["evaluation"] | {"scenarios": small_scenarios}
+    # a method is diagnosed on one data set, which is most of what a test of so few images costs
+    config["evaluation"] |= {"scenarios": small_scenarios, "diagnostics": experiment.stem == "mnist"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     advdef = Command(tmp_path)
     options = ["-c", tmp_path / "config.yaml"]
@@ -152,8 +153,8 @@ def test_suite_is_run(tmp_path, monkeypatch, suite):
     defense = OWNERS.get(suite.stem, {"class_path": "StandardModule", "init_args": {}})
     config = {
         "model": defense | {"init_args": defense["init_args"] | {"network": network}},
-        "data": {"class_path": "tests.toys.Toy", "init_args": {"toy_spec": spec, "count": 30, "batch_size": 30}},
-        "evaluation": {"scenarios": small(scenarios)},
+        "data": {"class_path": "tests.toys.Toy", "init_args": {"toy_spec": spec, "count": 12, "batch_size": 12}},
+        "evaluation": {"scenarios": small(scenarios), "diagnostics": False},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(ROOT)  # suites name the shipped networks by their place in the repository
