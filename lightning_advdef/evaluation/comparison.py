@@ -19,6 +19,7 @@ from lightning_advdef.evaluation.store import first_difference
 from lightning_advdef.evaluation.worst import worst_within
 from lightning_advdef.files import whole_file
 from lightning_advdef.metrics import PairedDifference, paired_difference
+from lightning_advdef.metrics.paired import wins
 
 _DECIMALS = 6
 
@@ -49,13 +50,13 @@ class Contest:
     @property
     def only_first(self) -> list[int]:
         """Indices of the images on which the first run alone is right, or right on more draws."""
-        found: list[int] = self.indices[self.first > self.second].tolist()
+        found: list[int] = self.indices[wins(self.first, self.second)].tolist()
         return found
 
     @property
     def only_second(self) -> list[int]:
         """The same of the second run."""
-        found: list[int] = self.indices[self.second > self.first].tolist()
+        found: list[int] = self.indices[wins(self.second, self.first)].tolist()
         return found
 
 
@@ -169,5 +170,6 @@ def write_winners(comparison: Comparison, titles: Sequence[str], path: Path) -> 
 
 def _columns(contest: Contest) -> tuple[list[float], list[float], list[str]]:
     first, second = (values.double().tolist() for values in (contest.first, contest.second))
-    winners = ["A" if one > other else "B" if other > one else "" for one, other in zip(first, second, strict=True)]
+    ahead = wins(contest.first, contest.second).int() - wins(contest.second, contest.first).int()
+    winners = [("", "A", "B")[sign] for sign in ahead.tolist()]
     return [round(value, _DECIMALS) for value in first], [round(value, _DECIMALS) for value in second], winners

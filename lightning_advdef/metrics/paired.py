@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from lightning_advdef.metrics.intervals import Interval, mean_interval
+
+_SAME = 1e-4  # less than one draw of any sensible number, more than devices differ by in the mean of draws
 
 
 class PairedDifference(NamedTuple):
@@ -35,8 +36,9 @@ def paired_difference(first: Tensor, second: Tensor, confidence: float = 0.95) -
 
     Source of the test: McNemar, 1947, https://doi.org/10.1007/BF02295996, in its exact binomial form. Source of the
     interval: Newcombe, 1998, https://doi.org/10.1002/(SICI)1097-0258(19981130)17:22%3C2635::AID-SIM954%3E3.0.CO;2-C,
-    method 8: Wilson's intervals of both accuracies, put together with the correlation of the answers. Unlike the normal
-    approximation it does not shrink to a point where the models agree on every image.
+    method 8: Wilson's intervals of both accuracies, put together with the correlation phi of the answers. Unlike the
+    normal approximation it does not shrink to a point where the models agree on every image, unless both are right on
+    exactly half of them. Shares vary less than right-or-wrong answers do, so that their interval is rather too wide.
 
     Args:
         first: Whether the answers of the first model are right, 0 or 1, or the share of draws of a stochastic one on
@@ -54,7 +56,7 @@ def paired_difference(first: Tensor, second: Tensor, confidence: float = 0.95) -
     from scipy.stats import binomtest
 
     first, second = first.double(), second.double()
-    only_first, only_second = int((first > second).sum()), int((second > first).sum())
+    only_first, only_second = int(wins(first, second).sum()), int(wins(second, first).sum())
     split = only_first + only_second
     return PairedDifference(
         float((first - second).mean()),
@@ -63,6 +65,11 @@ def paired_difference(first: Tensor, second: Tensor, confidence: float = 0.95) -
         only_second,
         float(binomtest(only_first, split).pvalue) if split else 1.0,
     )
+
+
+def wins(first: Tensor, second: Tensor) -> Tensor:
+    """On which images the first is right on more draws, bool; not by what another device may make of the last bit."""
+    return first.double() - second.double() > _SAME
 
 
 def _interval(first: Tensor, second: Tensor, confidence: float) -> Interval:
@@ -80,7 +87,11 @@ def _interval(first: Tensor, second: Tensor, confidence: float) -> Interval:
 
 
 def _correlation(first: Tensor, second: Tensor) -> float:
-    """Pearson's; 0 where all answers of a model are alike."""
-    first, second = first - first.mean(), second - second.mean()
-    scale = float(torch.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / scale if scale > 0 else 0.0
+    """Phi: covariance over what right-or-wrong answers of these means would vary; 0 where a mean is 0 or 1.
+
+    Of answers of 0 and 1 this is Pearson's. Wilson's intervals are as wide as those of such answers even of shares, so
+    that these must not count as more alike because they vary less.
+    """
+    one, other = first.mean(), second.mean()
+    spread = float(one * (1 - one) * other * (1 - other))
+    return float(((first - one) * (second - other)).mean()) / math.sqrt(spread) if spread > 0 else 0.0

@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_advdef.__main__ import run
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.comparison import compare
+from lightning_advdef.evaluation.comparison import Comparison, Contest, compare, write_winners
 from lightning_advdef.evaluation.run import read_runs
 from tests.evaluation.results import columns, spending, write
 
@@ -103,5 +104,13 @@ def test_only_csv_is_written(pair):
 def test_comparison_needs_neither_lightning_nor_matplotlib(pair):
     code = f"import sys; from lightning_advdef.__main__ import run; run(['compare', *{list(map(str, pair))!r}]); "
     code += "print('left out:', not {'pytorch_lightning', 'matplotlib', 'torchmetrics'} & sys.modules.keys())"
+def test_the_last_bit_of_a_mean_over_draws_wins_nothing(tmp_path):
+    third = torch.tensor([0.1, 0.2, 0.3, 0.7])
+    contest = Contest("clean", "", torch.arange(4), third, third * (1 + 2e-7))
+    assert (contest.only_first, contest.only_second) == ([], [])
+    write_winners(Comparison((contest,), ()), ("a", "b"), tmp_path / "winners.csv")
+    assert [row["clean: wins"] for row in csv.DictReader((tmp_path / "winners.csv").open())] == [""] * 4
+
+
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "left out: True" in done.stdout

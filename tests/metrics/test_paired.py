@@ -73,6 +73,13 @@ def test_many_images_give_the_normal_interval():
     assert tuple(found) == pytest.approx(tuple(normal_interval(first - second)), abs=2e-4)
 
 
+def test_shares_count_as_no_more_alike_than_answers_that_vary_as_their_intervals_do():
+    first, second = torch.tensor([1.0] * 50 + [0.0] * 50), torch.tensor([0.8] * 50 + [0.1] * 50)
+    low, high = paired_difference(first, second).interval
+    narrow = normal_interval(first - second)
+    assert low < narrow.low < narrow.high < high
+
+
 def test_swapping_the_models_mirrors_everything():
     first, second = answers(20, 9, 4, 7)
     found, swapped = paired_difference(first, second), paired_difference(second, first)
@@ -84,6 +91,11 @@ def test_of_draws_the_larger_share_wins():
     found = paired_difference(torch.tensor([0.9, 0.5, 1.0]), torch.tensor([0.8, 0.6, 1.0]))
     assert (found.only_first, found.only_second) == (1, 1)
     assert found.value == pytest.approx(0.0, abs=1e-7)
+
+
+def test_the_last_bit_of_a_mean_over_draws_wins_nothing():
+    found = paired_difference(torch.tensor([0.3, 0.7]), torch.tensor([0.3 + 3e-8, 0.7 - 6e-8]))
+    assert (found.only_first, found.only_second, found.p_value) == (0, 0, 1.0)
 
 
 @pytest.mark.parametrize(("first", "second"), [([1.0], [1.0, 0.0]), ([], [])])
