@@ -19,11 +19,7 @@ def count_line(findings: Sequence[Mapping[str, Any]]) -> str:
 def spoken_lines(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each finding that is raised, and below them the scenarios to run next, each once."""
     raised = [finding for finding in findings if finding["status"] == "raised"]
-    lines = [
-        f"{finding['name']}: {finding['meaning']} "
-        f"({finding['unit']} {_number(finding['measured'])}, threshold {_number(finding['threshold'])})"
-        for finding in raised
-    ]
+    lines = [f"{finding['name']}: {finding['meaning']} ({measured(finding)})" for finding in raised]
     entries = next_entries(findings)
     if entries:
         lines.append("run next, under evaluation.scenarios:")
@@ -31,12 +27,17 @@ def spoken_lines(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def measured(finding: Mapping[str, Any]) -> str:
+    """What was measured and what it was compared with, e.g. ``share of images 1, threshold 0.05``."""
+    return f"{finding['unit']} {_number(finding['measured'])}, threshold {_number(finding['threshold'])}"
+
+
 def next_entries(findings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The scenarios to run next of findings that are raised, as YAML, each once whatever its name."""
     entries: dict[str, str] = {}
     for finding in findings:
-        name, _, rest = finding["next"].partition("\n")
-        if name and finding["status"] == "raised":
+        if finding["status"] == "raised" and finding["next"]:
+            name, _, rest = finding["next"].partition("\n")
             entries.setdefault(rest, name)
     return ["\n".join([name, *rest.splitlines()]) for rest, name in entries.items()]
 
