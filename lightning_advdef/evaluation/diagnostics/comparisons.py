@@ -66,9 +66,14 @@ def black_box_stronger(evidence: Evidence) -> list[Finding]:
 
 
 def query_part_gains(evidence: Evidence) -> list[Finding]:
-    """Parts of a cascade that come after an iterative gradient attack."""
+    """Parts of a cascade that come after an iterative gradient attack on the deployed defense.
+
+    Of a random defense nothing is said: an image that fresh draws get wrong need not have been moved any further.
+    """
     measures = []
-    for scenario, attack, _ in evidence.bounded():
+    for scenario, attack, summary in evidence.bounded():
+        if summary["access"] not in KNOWING or evidence.stochastic:
+            continue
         name, gradients = scenario.name, False
         standing = (evidence.rows["clean/correct"] > 0).double()
         for part, each in attack.parts().items():
@@ -120,12 +125,22 @@ def not_converged(evidence: Evidence) -> list[Finding]:
 
 
 def families(evidence: Evidence) -> list[list[Scenario]]:
-    """Scenarios that differ in steps and restarts alone, by rising effort; those of one member left out."""
+    """Scenarios that differ in steps and restarts alone, by rising effort; those of one member left out.
+
+    Of those with as many gradients, such as two step sizes, the strongest stands for all.
+    """
     groups: defaultdict[str, list[Scenario]] = defaultdict(list)
     for scenario, attack, summary in evidence.bounded():
         if summary["access"] in KNOWING and evidence.gradients(scenario) >= SEVERAL:
             groups[_kind(evidence, scenario, attack)].append(scenario)
-    return [sorted(group, key=evidence.gradients) for group in groups.values() if len(group) > 1]
+    return [family for group in groups.values() if len(family := _by_effort(evidence, group)) > 1]
+
+
+def _by_effort(evidence: Evidence, group: list[Scenario]) -> list[Scenario]:
+    strongest: dict[float, Scenario] = {}
+    for scenario in sorted(group, key=lambda scenario: float(evidence.correct(scenario).mean())):
+        strongest.setdefault(evidence.gradients(scenario), scenario)
+    return [strongest[gradients] for gradients in sorted(strongest)]
 
 
 def _kind(evidence: Evidence, scenario: Scenario, attack: FixedBudgetAttack) -> str:

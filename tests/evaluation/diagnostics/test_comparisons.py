@@ -1,9 +1,10 @@
 """Attacks against each other, with answers made by hand."""
 
+import pytest
 import torch
 import yaml
 
-from lightning_advdef.attacks import APGD, BPDA, FGSM, PGD, Cascade, Noise, Square, Undefended
+from lightning_advdef.attacks import APGD, BPDA, FGSM, PGD, Cascade, FullGradient, Noise, Square, Undefended
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics.comparisons import (
     black_box_stronger,
@@ -102,14 +103,26 @@ def test_only_steps_and_restarts_make_a_family():
     assert [[scenario.name for scenario in family] for family in found] == [["pgd20", "two", "pgd100"]]
 
 
-def cascade(first, after_first, after_square):
-    scenario = Scenario("all", Cascade(attacks={"first": first, "square": SQUARE.attack}))
+def test_of_step_sizes_the_strongest_stands_for_its_length():
+    fine = Scenario("fine", PGD(0.1, steps=20, step_size=0.001))
+    found = families(evidence([PGD20, fine, PGD100], {"fine": 40, "pgd20": 60}))
+    assert [[scenario.name for scenario in family] for family in found] == [["fine", "pgd100"]]
+    assert said(more_steps_weaker(evidence([PGD20, fine], {"pgd20": 40, "fine": 60}))) == [("unmeasured", "")]
+
+
+def cascade(first, after_first, after_square, surrogate=FullGradient, stochastic=False):
+    scenario = Scenario("all", Cascade(attacks={"first": first, "square": SQUARE.attack}), surrogate)
     columns = {"all/first/correct": right(after_first), "all/square/correct": right(after_square)}
-    return evidence([scenario], **columns)
+    return evidence([scenario], stochastic=stochastic, **columns)
 
 
 def test_queries_that_break_what_gradients_left_are_raised():
     assert said(query_part_gains(cascade(PGD20.attack, 60, 40))) == [("raised", "all")]
+
+
+@pytest.mark.parametrize("changed", [{"surrogate": Undefended}, {"stochastic": True}])
+def test_queries_may_break_what_the_bare_classifier_or_other_draws_left(changed):
+    assert said(query_part_gains(cascade(PGD20.attack, 60, 40, **changed))) == [("unmeasured", "")]
 
 
 def test_queries_may_find_a_single_image_more():
