@@ -379,8 +379,7 @@ class RobustnessEvaluation(Callback):
     def _finish(self, trainer: Trainer, pl_module: LightningModule, judge: Judge, store: ResultStore) -> None:
         shares = store.wait_for(range(trainer.world_size))
         rows = store.gather()
-        probed = sample(trainer.test_dataloaders, rows) if self.diagnostics else None
-        probed = trainer.strategy.batch_to_device(probed)
+        probed = sample(trainer.test_dataloaders, rows, trainer.strategy.batch_to_device) if self.diagnostics else None
         result = make_result(rows, judge, str(pl_module.device), trainer.world_size, probed)
         gallery = Gallery(judge.scenarios, store.folder / GALLERY_FILE)
         for path in store.galleries():

@@ -117,6 +117,19 @@ def test_a_foreign_module_works_with_plain_batches(tmp_path, inference_mode):
     assert "clean/centred_l2" not in rows
 
 
+@pytest.mark.parametrize("diagnostics", [True, False])
+def test_the_hook_of_a_foreign_module_sees_batches_of_its_loader_alone(tmp_path, diagnostics):
+    class Halved(Foreign):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            images, labels = batch
+            return images / 2, labels
+
+    evaluation = RobustnessEvaluation(SCENARIOS, folder=str(tmp_path), diagnostics=diagnostics)
+    trainer_of(tmp_path, evaluation).test(Halved(), foreign_loader(), verbose=False)
+    statuses = {found["name"]: found["status"] for found in result_of(tmp_path)[0]["diagnostics"]}
+    assert (statuses["gradient_not_finite"] == "unmeasured") is not diagnostics
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_a_foreign_module_can_be_attacked_by_a_cascade(tmp_path, noise):
     cascade = Cascade(attacks={"pgd": PGD("8/255", steps=3), "square": Square("8/255", queries=6)})

@@ -60,7 +60,7 @@ RUNS_CAPPED = Check(
 def huge_budget_survived(evidence: Evidence) -> list[Finding]:
     """Of the images that were looked at again, against chance."""
     check = replace(HUGE_BUDGET_SURVIVED, threshold=_chance(evidence))
-    if evidence.probes is None:
+    if evidence.probes is None or evidence.probes.survived is None:
         return check.findings([])
     found = share(evidence.probes.survived, check.threshold)
     remedy = suggestion.knowing(evidence, check.name)

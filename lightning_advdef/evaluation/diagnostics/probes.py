@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 
 from lightning_advdef.attacks import EOT, PGD, FullGradient, Noise, Surrogate
 from lightning_advdef.attacks.base import attack_mode
@@ -22,7 +22,7 @@ from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic
 from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows
-from lightning_advdef.evaluation.runner import ScenarioRunner
+from lightning_advdef.evaluation.runner import ScenarioRunner, is_out_of_memory
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
@@ -48,7 +48,8 @@ class Probes:
         undefended: Which of them it gets right, bool, shape ``(M,)``.
         probed: Rows of the images that the deployed defense saw, int64, shape ``(P,)``.
         noisy: Which of these it gets right under small noise, bool, shape ``(P,)``.
-        survived: Which it gets right after an attack with a huge budget, bool, shape ``(P,)``.
+        survived: Which it gets right after an attack with a huge budget, bool, shape ``(P,)``; None where a gradient is
+            not finite, since no attack can follow it.
         cosines: Between the gradients at two nearby points, 0 where one is zero or not finite, shape ``(P,)``.
         finite: Which gradients are finite at both, bool, shape ``(P,)``.
         has_test_time_part: Whether the deployed defense answers otherwise than the bare classifier.
@@ -59,7 +60,7 @@ class Probes:
     undefended: Tensor
     probed: Tensor
     noisy: Tensor
-    survived: Tensor
+    survived: Tensor | None
     cosines: Tensor
     finite: Tensor
     has_test_time_part: bool
@@ -94,23 +95,36 @@ def chosen(count: int, wanted: int) -> Tensor:
     return torch.linspace(0, count - 1, min(count, wanted)).round().long()
 
 
-def sample(loader: Any, rows: Rows) -> Batch | None:
-    """The images to compare, read again from the data set; None if it cannot be indexed.
+def sample(loader: Any, rows: Rows, move: Callable[[Any], Any] = lambda batch: batch) -> Batch | None:
+    """The images to compare, read again from the data set; None if they cannot be told by their index.
 
     Args:
         loader: What the judged images came from.
         rows: Their rows, sorted by index.
+        move: What a batch of the loader went through before it was judged, such as the way to another device.
     """
     dataset: Any = getattr(loader, "dataset", None)
-    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    ours = isinstance(dataset, ImageDataset)
+    # batches of a foreign data set without a sampler of batches are made by itself
+    if not (ours or (hasattr(dataset, "__getitem__") and getattr(loader, "batch_sampler", None) is not None)):
         return None
-    wanted = rows["index"][chosen(len(rows["index"]), COMPARED)]
-    positions = torch.searchsorted(dataset.indices, wanted) if isinstance(dataset, ImageDataset) else wanted
-    found = next(iter(DataLoader(Subset(dataset, positions.tolist()), len(wanted), collate_fn=loader.collate_fn)))
-    images, labels, *numbers = found
-    if numbers and not torch.equal(numbers[0].cpu(), wanted):
-        return None  # a foreign data set that numbers its images in its own way
-    return Batch(images, labels, wanted)
+    those = chosen(len(rows["index"]), COMPARED)
+    wanted = rows["index"][those]
+    positions = torch.searchsorted(dataset.indices, wanted) if ours else wanted
+    if not hasattr(dataset, "__len__") or not 0 <= int(positions.min()) <= int(positions.max()) < len(dataset):
+        return None
+    found = DataLoader(Subset(dataset, positions.tolist()), len(wanted), collate_fn=loader.collate_fn)
+    images, labels, *numbers = move(next(iter(found)))
+    # a foreign data set may number its images in its own way, and its loader may have an order of its own
+    same = torch.equal(numbers[0].cpu(), wanted) if numbers else _in_order(loader)
+    if not same or not torch.equal(labels.cpu(), rows["label"][those]):
+        return None
+    return Batch(images, labels, wanted.to(images.device))
+
+
+def _in_order(loader: Any) -> bool:
+    """Whether images come as they lie in the data set."""
+    return type(loader.sampler) is SequentialSampler and type(loader.batch_sampler) is BatchSampler
 
 
 def pick(batch: Batch) -> Batch:
@@ -146,22 +160,25 @@ def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) ->
         return Probes(name, compared, undefended, compared[few], *_look_again(judge, surrogate, images))
 
 
-def _look_again(judge: Judge, surrogate: Surrogate, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+def _look_again(judge: Judge, surrogate: Surrogate, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor, Tensor, bool]:
     """What the deployed defense makes of a few images, in the order of :class:`Probes`."""
     rng = SampleRNG.for_images(batch.indices, judge.settings.seed).stream("diagnostics")
-    runner = ScenarioRunner(Scenario("huge_budget", HUGE), surrogate)
-    everything = torch.ones_like(batch.labels, dtype=torch.bool)
     with surrogate.in_float32():
-        huge = runner(batch, rng.stream("huge"), everything, {}).images
-        cosines, finite = _gradients(surrogate, batch, rng, runner.size or judge.settings.batch_size)
+        cosines, finite = _gradients(surrogate, batch, rng, judge.settings.batch_size)
+        huge = _after_huge_budget(surrogate, batch, rng.stream("huge")) if finite.all() else None
     noisy = NOISE(judge.defense, batch.images, batch.labels, rng.stream("noise"))
     return (
         _right(judge.defense, batch._replace(images=noisy), judge, rng.stream("noisy")),
-        _right(judge.defense, batch._replace(images=huge), judge, rng.stream("survived")),
+        None if huge is None else _right(judge.defense, batch._replace(images=huge), judge, rng.stream("survived")),
         cosines,
         finite,
         _answers_differ(judge, batch, rng.stream("part")),
     )
+
+
+def _after_huge_budget(surrogate: Surrogate, batch: Batch, rng: SampleRNG) -> Tensor:
+    everything = torch.ones_like(batch.labels, dtype=torch.bool)
+    return ScenarioRunner(Scenario("huge_budget", HUGE), surrogate)(batch, rng, everything, {}).images
 
 
 def differentiated(judge: Judge, summary: Mapping[str, Any]) -> tuple[str, Surrogate]:
@@ -204,12 +221,21 @@ def _gradients(surrogate: Surrogate, batch: Batch, rng: SampleRNG, size: int) ->
     near = NEARBY(surrogate, batch.images, batch.labels, rng.stream("near"))
     cosines, finite = [], []
     with attack_mode(*surrogate.modules), exact_arithmetic():
-        for first in range(0, len(near), size):
+        first = 0
+        while first < len(near):
             rows = slice(first, first + size)
-            here, there = (
-                loss_and_gradient(surrogate, images[rows], Goal(batch.labels[rows]), margin, own[rows]).gradient
-                for images, own in ((batch.images, rng.stream("here")), (near, rng.stream("there")))
-            )
+            try:
+                here, there = (
+                    loss_and_gradient(surrogate, images[rows], Goal(batch.labels[rows]), margin, own[rows]).gradient
+                    for images, own in ((batch.images, rng.stream("here")), (near, rng.stream("there")))
+                )
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                size = (min(size, len(near) - first) + 1) // 2
+                torch.cuda.empty_cache()
+                continue
+            first += size
             cosine = torch.cosine_similarity(here.double().flatten(1), there.double().flatten(1))
             cosines.append(cosine.nan_to_num(0.0))
             finite.append((here.isfinite() & there.isfinite()).flatten(1).all(dim=1))

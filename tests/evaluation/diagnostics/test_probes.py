@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_advdef.attacks import PGD, FullGradient, Undefended
+from lightning_advdef.attacks import PGD, FullGradient, Square, Undefended
 from lightning_advdef.data import Digits
 from lightning_advdef.evaluation import Judge, Scenario, evaluate
 from lightning_advdef.evaluation.diagnostics.probes import (
@@ -44,6 +44,11 @@ class Counting(torch.nn.Module):
         return torch.cat([2 + 0 * mean, mean, -mean], dim=1)
 
 
+def rows_of(batch):
+    order = batch.indices.argsort()
+    return {"index": batch.indices[order], "label": batch.labels[order]}
+
+
 def test_rows_are_spread_evenly():
     assert chosen(5, 32).tolist() == [0, 1, 2, 3, 4]
     assert chosen(1001, 11).tolist() == list(range(0, 1001, 100))
@@ -56,7 +61,7 @@ def test_images_are_read_again_by_their_index(limit):
     loader = data.test_dataloader()
     batches = [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
     everything = Batch(*(torch.cat(tensors) for tensors in zip(*batches, strict=True)))
-    found = sample(loader, {"index": everything.indices.sort().values})
+    found = sample(loader, rows_of(everything))
     assert len(found.images) == min(COMPARED, len(everything.images))
     for tensor, expected in zip(found, pick(everything), strict=True):
         torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
@@ -64,7 +69,7 @@ def test_images_are_read_again_by_their_index(limit):
 
 def test_images_of_a_foreign_loader_are_numbered_by_their_place():
     loader = foreign_loader(count=20)
-    found = sample(loader, {"index": torch.arange(20)})
+    found = sample(loader, {"index": torch.arange(20), "label": torch.arange(20) % 10})
     torch.testing.assert_close(found.images, loader.dataset.tensors[0], rtol=0, atol=0)
     assert torch.equal(found.labels, loader.dataset.tensors[1])
 
@@ -75,6 +80,47 @@ def test_what_cannot_be_indexed_is_not_read_again():
             return iter(())
 
     assert sample(DataLoader(Stream()), {"index": torch.arange(4)}) is None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda data: DataLoader(data, sampler=[9, 8, 7, 6]),
+        lambda data: DataLoader(data, batch_sampler=[[9, 8], [7, 6]]),
+        lambda data: DataLoader(TensorDataset(*data.tensors, torch.arange(1000, 1020))),
+        lambda data: DataLoader(TensorDataset(*data.tensors, torch.arange(20).flip(0))),
+        lambda data: DataLoader(data, batch_size=None),
+    ],
+)
+def test_images_that_their_index_does_not_tell_are_not_read_again(made):
+    loader = made(foreign_loader().dataset)
+    batches = [batch if len(batch) == 3 else (*batch, None) for batch in loader]
+    labels = torch.cat([labels.flatten() for _, labels, _ in batches])
+    index = torch.arange(len(labels)) if batches[0][2] is None else torch.cat([numbers for *_, numbers in batches])
+    order = index.argsort()
+    assert sample(loader, {"index": index[order], "label": labels[order]}) is None
+
+
+def test_images_are_read_again_as_they_were_handed_to_the_judge():
+    loader, rows = foreign_loader(), {"index": torch.arange(20), "label": torch.arange(20) % 10}
+    found = sample(loader, rows, lambda batch: (batch[0] / 2, batch[1]))
+    torch.testing.assert_close(found.images, loader.dataset.tensors[0] / 2, rtol=0, atol=0)
+    assert sample(loader, rows, lambda batch: (batch[0], batch[1] + 1)) is None
+
+
+class RootOfZero(Network):
+    """Its gradient is no number."""
+
+    def forward(self, images):
+        return super().forward(images) + 0 * (images - images).sqrt().sum()
+
+
+def test_a_gradient_that_is_no_number_does_not_end_an_evaluation_by_scores():
+    suite = [Scenario("square", Square(0.1, queries=5))]
+    found = {
+        told["name"]: told["status"] for told in evaluate(RootOfZero(), *some_digits(8), suite).result["diagnostics"]
+    }
+    assert (found["gradient_not_finite"], found["huge_budget_survived"]) == ("raised", "unmeasured")
 
 
 def test_passes_are_those_that_are_told():
