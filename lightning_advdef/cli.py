@@ -20,7 +20,7 @@ from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
 from lightning_advdef.errors import CheckpointError, ResultFolderError
-from lightning_advdef.requeue import checkpoints, forget_job, is_started_again, note_job, of_signals
+from lightning_advdef.requeue import checkpoints, checkpoints_of_job, forget_signals, note_job
 from lightning_advdef.types import Eps
 
 register_type(Eps, serializer=float, deserializer=Eps)
@@ -52,6 +52,8 @@ class StartTraining(SaveConfigCallback):
             for path in self.replaced:
                 path.unlink(missing_ok=True)
             note_job(self.folder)
+        if self.replaced:
+            trainer._default_root_dir = str(self.folder)  # from now on; see ``_place_of_signals``
         super().setup(trainer, pl_module, "fit")
 
 
@@ -136,8 +138,9 @@ class AdvDefCLI(LightningCLI):
         if checkpoint == "last" and not found:
             last = self.run_folder / "checkpoints" / "last.ckpt"
             raise CheckpointError(f"--ckpt_path last: there is no {last} to continue from; leave it out to start anew")
-        if checkpoint == "last" or (found and is_started_again(self.run_folder)):
-            self.config["fit"]["ckpt_path"] = checkpoint = str(found[-1])
+        made = checkpoints_of_job(self.run_folder)
+        if made or checkpoint == "last":
+            self.config["fit"]["ckpt_path"] = checkpoint = str((made or found)[-1])
         if checkpoint is not None:
             if "optimizer_states" not in read_checkpoint(checkpoint):
                 raise CheckpointError(
@@ -146,8 +149,6 @@ class AdvDefCLI(LightningCLI):
                 )
         elif self._get(self.config, "overwrite"):
             self.save_config_kwargs["replaced"] = self._earlier_training()
-            for path in of_signals(self.run_folder):
-                path.unlink(missing_ok=True)  # Lightning would begin with them
         elif found:
             raise ResultFolderError(
                 f"{self.run_folder} already holds a training: continue it with --ckpt_path last, start anew with "
@@ -157,7 +158,7 @@ class AdvDefCLI(LightningCLI):
     def _earlier_training(self) -> list[Path]:
         """Files of an earlier training of this name; results of tests are not among them."""
         folder = self.run_folder
-        patterns = ("checkpoints/*.ckpt", "events.out.tfevents.*", "model.ckpt")
+        patterns = ("checkpoints/*.ckpt", "hpc_ckpt_*.ckpt", "events.out.tfevents.*", "model.ckpt")
         return [path for pattern in patterns for path in folder.glob(pattern)]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -167,18 +168,23 @@ class AdvDefCLI(LightningCLI):
         if settings.get("logger") is None:
             kwargs["logger"] = TensorBoardLogger(folder.parent, name=folder.name, version="", default_hp_metric=False)
         if settings.get("default_root_dir") is None:
-            # where Lightning looks, unasked, for a checkpoint made on SLURM's signal: a training's is not for a test,
-            # which goes on from its shards, as does what is made among them
-            kwargs["default_root_dir"] = str(folder if self.subcommand == "fit" else self._forgotten_shards())
+            kwargs["default_root_dir"] = str(self._place_of_signals())
         if self.subcommand == "test" and self._get(self.config_init, "evaluation").scenarios:
             kwargs.setdefault("enable_progress_bar", False)
         trainer = super().instantiate_trainer(**kwargs)
         self._keep_checkpoints(trainer)
         return trainer
 
-    def _forgotten_shards(self) -> Path:
+    def _place_of_signals(self) -> Path:
+        """Where Lightning keeps checkpoints made on SLURM's signal, and looks for them unasked.
+
+        A training's is not for a test, which goes on from its shards, as does what is made among them. Nor is that of
+        a training about to be replaced: there is none among ``checkpoints``.
+        """
+        if self.subcommand == "fit":
+            return self.run_folder / "checkpoints" if self.save_config_kwargs.get("replaced") else self.run_folder
         shards = self.run_folder / "shards"
-        forget_job(shards)
+        forget_signals(shards)
         return shards
 
     def _keep_checkpoints(self, trainer: Trainer) -> None:
@@ -194,7 +200,7 @@ class AdvDefCLI(LightningCLI):
         path = self.run_folder / "model.ckpt"
         self.trainer.save_checkpoint(path, weights_only=True)
         if self.trainer.is_global_zero:
-            forget_job(self.run_folder)
+            forget_signals(self.run_folder)
             print(f"trained weights: {path}")
             for keeper in self.trainer.checkpoint_callbacks:
                 if isinstance(keeper, ModelCheckpoint) and keeper.best_model_score is not None:

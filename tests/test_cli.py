@@ -22,7 +22,7 @@ from tests.conftest import QUIET, ROOT, result_of, scenario
 TRAINING = ["--trainer.max_epochs=3", "--data.batch_size=16", "--trainer.log_every_n_steps=1"]
 
 
-def losses(folder):
+def losses(folder, name="train/loss"):
     """Training loss of every step, over all event files of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -30,8 +30,8 @@ def losses(folder):
     for path in sorted(folder.glob("events*")):
         events = EventAccumulator(str(path))
         events.Reload()
-        if "train/loss" in events.Tags()["scalars"]:
-            found |= {event.step: event.value for event in events.Scalars("train/loss")}
+        if name in events.Tags()["scalars"]:
+            found |= {event.step: event.value for event in events.Scalars(name)}
     return found
 
 

@@ -9,11 +9,11 @@ from pytorch_lightning import Callback
 
 from lightning_advdef.attacks import PGD
 from lightning_advdef.checkpoints import read_checkpoint
-from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.errors import CheckpointError, ResultFolderError
 from tests.conftest import ROOT, result_of, scenario
 from tests.test_cli import TRAINING, assert_same_training, losses
 
-JOB = {"JOB_ID": 4711, "JOB_NAME": "train", "NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1}
+JOB = {"JOB_ID": 4711, "RESTART_COUNT": 0, "JOB_NAME": "train", "NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1}
 RANK = {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
 # one process needs no process group, which would stay with the other tests
 CLUSTER = ["-c", ROOT / "configs" / "trainer" / "slurm.yaml", "--trainer.strategy=auto"]
@@ -47,7 +47,7 @@ class Signalled(Callback):
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGUSR1)
-        if trainer.global_step == self.step + 2:
+        if trainer.global_step == self.step + 3:
             raise KilledError
 
 
@@ -61,17 +61,72 @@ def fit(advdef, *options, signalled_at=None, name="run"):
     return advdef.digits("fit", *CLUSTER, *TRAINING, NORMALISED, *interrupt, *options, name=name)
 
 
-def test_a_requeued_fit_gives_the_weights_of_an_uninterrupted_one_and_overwrites_once(advdef, slurm):
+def requeued(monkeypatch, times=1):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(times))
+
+
+def test_a_requeued_fit_gives_the_weights_of_an_uninterrupted_one_and_overwrites_once(advdef, slurm, monkeypatch):
     fit(advdef, "--trainer.max_epochs=1")
     with pytest.raises(KilledError):
         fit(advdef, "--overwrite", signalled_at=11)
     assert slurm.read_text() == "requeue 4711\n"
     (saved,) = (advdef.runs / "run").glob("hpc_ckpt_*.ckpt")
     assert read_checkpoint(saved)["global_step"] == 12, "the step was finished first"
+    requeued(monkeypatch)
     folder = fit(advdef, "--overwrite")
     assert_same_training(folder, fit(advdef, name="whole"))
     assert not list(folder.glob("hpc_ckpt_*.ckpt"))
-    assert not (folder / "slurm_job").exists()
+    requeued(monkeypatch, times=2)
+    assert_same_training(fit(advdef), folder)  # ends at once, so that the next line of a script has its turn
+
+
+@pytest.mark.parametrize(("batches", "saved_at"), [(8, 17), (1, 4)], ids=["of several", "of one"])
+def test_a_signal_in_the_last_step_of_an_epoch_costs_it_no_validation_and_no_scheduler(
+    advdef, slurm, monkeypatch, batches, saved_at
+):
+    scheduler = ["--model.scheduler=StepLR", "--model.scheduler.step_size=1", "--model.scheduler.gamma=0.5"]
+    options = [*scheduler, "--trainer.max_epochs=8" if batches == 1 else "--trainer.max_epochs=4"]
+    options += [f"--trainer.limit_train_batches={batches}"]
+    with pytest.raises(KilledError):
+        fit(advdef, *options, signalled_at=15 if batches == 8 else 3)
+    (saved,) = (advdef.runs / "run").glob("hpc_ckpt_*.ckpt")
+    assert read_checkpoint(saved)["global_step"] == saved_at
+    requeued(monkeypatch)
+    folder, whole = fit(advdef, *options), fit(advdef, *options, name="whole")
+    assert_same_training(folder, whole)
+    assert losses(folder, "val/loss") == losses(whole, "val/loss")
+
+
+def test_a_command_repeated_in_a_job_that_was_not_requeued_does_not_continue_unasked(advdef, slurm):
+    with pytest.raises(KilledError):
+        fit(advdef, signalled_at=3)
+    with pytest.raises(ResultFolderError, match="already holds a training"):
+        fit(advdef)
+    assert min(losses(fit(advdef, "--overwrite", "--trainer.max_epochs=1"))) == 0
+
+
+def test_a_requeued_fit_from_a_file_passes_over_newer_checkpoints_of_an_earlier_training(advdef, slurm, monkeypatch):
+    start = fit(advdef, "--trainer.max_epochs=1", name="start") / "checkpoints" / "last.ckpt"
+    fit(advdef)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "kill", lambda *_: None)  # a machine died unannounced
+        with pytest.raises(KilledError):
+            fit(advdef, f"--ckpt_path={start}", signalled_at=9)
+    requeued(monkeypatch)
+    for event in (advdef.runs / "run").glob("events*"):
+        event.unlink()
+    assert min(losses(fit(advdef, f"--ckpt_path={start}"))) == 8, "the earlier training had come to step 24"
+
+
+def test_a_mistake_in_the_settings_costs_no_checkpoint_of_a_signal(advdef, slurm):
+    with pytest.raises(KilledError):
+        fit(advdef, signalled_at=3)
+    (saved,) = (advdef.runs / "run").glob("hpc_ckpt_*.ckpt")
+    with pytest.raises(CheckpointError):
+        fit(advdef, "--overwrite", "--model.weights=absent.ckpt")
+    assert saved.is_file()
+    assert min(losses(fit(advdef, "--overwrite", "--trainer.max_epochs=1"))) == 0
+    assert not saved.exists()
 
 
 def test_another_job_does_not_continue_unasked(advdef, slurm, monkeypatch):
@@ -115,6 +170,37 @@ def test_a_requeued_evaluation_gives_the_rows_of_an_uninterrupted_one(advdef, sl
     assert not (folder / "shards").exists()
     rows = [(path / "robustness.npz").read_bytes() for path in (folder, evaluate(advdef, name="whole"))]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({"SLURM_JOB_ID": 4711}, {"SLURM_RESTART_COUNT": 1}),
+        ({"TORCHELASTIC_RUN_ID": "1", "TORCHELASTIC_RESTART_COUNT": 0}, {"TORCHELASTIC_RESTART_COUNT": 1}),
+    ],
+    ids=["by SLURM", "by torchrun"],
+)
+def test_an_evaluation_that_is_started_again_overwrites_what_was_before_it_but_not_itself(
+    advdef, monkeypatch, first, again
+):
+    for name, value in first.items():
+        monkeypatch.setenv(name, str(value))
+
+    def interrupted():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "kill", lambda *_: None)
+            signal_and_kill(patch, at_call=2)
+            with pytest.raises(KilledError):
+                evaluate(advdef, "--overwrite", "--trainer.strategy=auto")
+        return len(list((advdef.runs / "run" / "shards").glob("*.npz")))
+
+    assert [interrupted(), interrupted()] == [2, 2], "the second line of a script begins anew"
+    for name, value in again.items():
+        monkeypatch.setenv(name, str(value))
+    assert interrupted() == 4
+    folder = evaluate(advdef, "--overwrite")
+    assert not (folder / "shards").exists()
+    assert len(result_of(folder)[1]["index"]) == 20
 
 
 @pytest.mark.slow

@@ -13,8 +13,13 @@ class RequeueBetweenSteps(Callback):
     """Has Lightning answer SLURM's signal to requeue when a training step is over, in all processes after the same one.
 
     Lightning saves a checkpoint wherever the signal finds it, perhaps halfway through an optimizer's step, and other
-    processes perhaps a step later. Without SLURM this does nothing. A validation is finished first, so the signal must
-    come earlier than the end of the job by the time of a validation and a step (``sbatch --signal=USR1@SECONDS``).
+    processes perhaps a step later. Without SLURM this does nothing; under SLURM the processes ask each other after
+    every step, which is one all-reduce of a number.
+
+    The last step of an epoch is answered by the first of the next, since Lightning would take an epoch saved there for
+    finished: no validation, no scheduler. Epochs of one step are answered at their end, and the last epoch is finished.
+    So the signal must come earlier than the end of the job by the time of a validation and two steps
+    (``sbatch --signal=USR1@SECONDS``).
     """
 
     def __init__(self) -> None:
@@ -31,6 +36,16 @@ class RequeueBetweenSteps(Callback):
         self._asked = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """Answers, unless the epoch ends here."""
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._answer(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Answers where every step is the last of an epoch."""
+        if trainer.num_training_batches == 1 and trainer.current_epoch + 1 != trainer.max_epochs:
+            self._answer(trainer)
+
+    def _answer(self, trainer: Trainer) -> None:
         """Lets Lightning save and requeue, once any process was asked to."""
         if callable(self._lightning) and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             self._asked = False

@@ -34,6 +34,7 @@ from lightning_advdef.evaluation.shares import in_words, share_of
 from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
+from lightning_advdef.requeue import is_started_again, is_tried_again, note_job
 from lightning_advdef.types import Batch
 
 PREFIX = "val/robust_accuracy/"
@@ -359,7 +360,12 @@ class RobustnessEvaluation(Callback):
         folder = self._folder(trainer)
         identity = fingerprint(described_loader(trainer), pl_module, judge)
         if trainer.is_global_zero:
-            ResultStore(folder, identity, self.overwrite).open()
+            shards = folder / "shards"
+            again = is_started_again(shards) or is_tried_again(shards)  # what is there is then of this evaluation
+            opened = ResultStore(folder, identity, self.overwrite and not again)
+            opened.open()
+            if not opened.complete:
+                note_job(shards)
         trainer.strategy.barrier()
         store = ResultStore(folder, identity)
         self._judged = store.judged()
