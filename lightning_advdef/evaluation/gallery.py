@@ -41,18 +41,20 @@ class Gallery:
     """Watches a judge and keeps a few images from either end of each scenario.
 
     Images that are wrong without an attack are left out. The same images are kept whatever the order, the batches and
-    the number of processes, since each end is that of all images.
+    the number of processes, since each end is that of all images whose adversarial image was made: what an evaluation
+    takes over from an earlier one of a smaller budget has none.
 
     Args:
         scenarios: What is judged.
-        path: File that holds them; what is already there is kept on, so that an interrupted evaluation loses none.
+        path: File that holds them; what is already there is kept on, so that an interrupted evaluation loses none. None
+            if they are not to be saved.
     """
 
-    def __init__(self, scenarios: Sequence[Scenario], path: Path) -> None:
+    def __init__(self, scenarios: Sequence[Scenario], path: Path | None = None) -> None:
         self.path = path
         self._scenarios = {scenario.name: scenario for scenario in scenarios}
         self.kept: dict[str, Kept] = {}
-        if path.is_file():
+        if path is not None and path.is_file():
             self.join(path)
 
     def __call__(self, scenario: str, batch: Batch, adversarial: Tensor, rows: Mapping[str, Tensor]) -> None:
@@ -75,18 +77,30 @@ class Gallery:
             if name in self._scenarios:
                 self._add(name, kept)
 
+    def leave_out_stale(self, rows: Rows) -> None:
+        """Drops what an earlier evaluation kept and the rows do not say any more: a part that was added broke it.
+
+        Args:
+            rows: Columns of all images, sorted by index.
+        """
+        for name, kept in self.kept.items():
+            places = torch.searchsorted(rows["index"], kept.indices).clamp_max(len(rows["index"]) - 1)
+            same = robustness_score(rows, self._scenarios[name])[places] == kept.score
+            holds = same & (rows["index"][places] == kept.indices)
+            self.kept[name] = Kept(*(column[holds] for column in kept))
+
     def _add(self, scenario: str, more: Kept) -> None:
         if scenario in self.kept:
             more = Kept(*(torch.cat(pair) for pair in zip(self.kept[scenario], more, strict=True)))
-        # an image that was judged again, after an interruption, counts once
-        _, once = np.unique(more.indices.numpy(), return_index=True)
-        more = Kept(*(column[torch.from_numpy(once)] for column in more))
+        # an image that was judged again, after an interruption or by more parts of a cascade, counts as it was last
+        _, last = np.unique(more.indices.numpy()[::-1], return_index=True)
+        more = Kept(*(column[len(more.indices) - 1 - torch.from_numpy(last)] for column in more))
         self.kept[scenario] = Kept(*(column[_ends(more.score, more.indices)] for column in more))
 
     def save(self) -> None:
         """Writes the file."""
-        arrays = {f"{name}/{field}": getattr(kept, field) for name, kept in self.kept.items() for field in Kept._fields}
-        write_arrays(self.path, arrays, compressed=True)
+        assert self.path is not None
+        write_gallery(self.kept, self.path)
 
 
 def robustness_score(rows: Rows, scenario: Scenario) -> Tensor:
@@ -102,6 +116,12 @@ def _ends(score: Tensor, index: Tensor) -> Tensor:
     by_index = index.argsort()
     order = by_index[score[by_index].argsort(stable=True)]
     return order if len(order) <= 2 * _EACH_END else torch.cat([order[:_EACH_END], order[-_EACH_END:]])
+
+
+def write_gallery(kept: Mapping[str, Kept], path: Path) -> None:
+    """Writes what was kept, by name of the scenario, for :func:`read_gallery`."""
+    arrays = {f"{name}/{field}": getattr(each, field) for name, each in kept.items() for field in Kept._fields}
+    write_arrays(path, arrays, compressed=True)
 
 
 def read_gallery(path: Path) -> dict[str, Kept]:

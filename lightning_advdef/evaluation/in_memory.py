@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from lightning_advdef.attacks.base import check_images
 from lightning_advdef.evaluation.diagnostics.probes import pick
 from lightning_advdef.evaluation.fingerprint import described_images, fingerprint
+from lightning_advdef.evaluation.gallery import Gallery, Kept, write_gallery
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings
 from lightning_advdef.evaluation.result import make_result
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario
-from lightning_advdef.evaluation.store import ResultStore, join_rows
+from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
 from lightning_advdef.evaluation.suites import read_scenarios
 from lightning_advdef.evaluation.table import print_table
 from lightning_advdef.types import Batch
@@ -35,11 +36,13 @@ class Evaluation:
         rows: A row per image: the columns of ``robustness.npz``.
         result: Summary, diagnostics and circumstances: the content of ``robustness.json``.
         fingerprint: What makes the result what it is: network, weights, images, scenarios, code.
+        examples: The least and the most robust images of each scenario: the content of ``examples.npz``.
     """
 
     rows: Rows
     result: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
+    examples: Mapping[str, Kept]
 
     def __str__(self) -> str:
         """The table."""
@@ -54,7 +57,7 @@ class Evaluation:
         return {"clean": self.result["clean_accuracy"]["value"]} | robust
 
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
-        """Writes ``robustness.json`` and ``robustness.npz``, which ``advdef report`` reads.
+        """Writes ``robustness.json``, ``robustness.npz`` and ``examples.npz``, which ``advdef report`` reads.
 
         Args:
             folder: Result folder.
@@ -68,6 +71,7 @@ class Evaluation:
         """
         store = ResultStore(Path(folder), self.fingerprint, overwrite)
         store.open()
+        write_gallery(self.examples, store.folder / GALLERY_FILE)
         store.finish(self.rows, self.result)
         return store.folder
 
@@ -104,13 +108,14 @@ def evaluate(
     batch = _checked(images, labels, indices)
     listed = read_scenarios(scenarios) if isinstance(scenarios, str | Path) else scenarios
     judge = Judge(model, listed, settings, mean_image)
+    judge.watch = gallery = Gallery(judge.scenarios)
     device = next((parameter.device for parameter in model.parameters()), images.device)
     size = judge.settings.batch_size
     parts = [slice(first, first + size) for first in range(0, len(images), size)]
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
     identity = fingerprint(described_images(*batch), model, judge)
     probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None
-    return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity)
+    return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity, gallery.kept)
 
 
 def _checked(images: Tensor, labels: Tensor, indices: Tensor | None) -> Batch:

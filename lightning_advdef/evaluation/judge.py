@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,13 @@ class JudgeSettings:
         """Refuses what cannot be promised."""
         if self.strict and self.search != "float32":
             raise ValueError("strict mode promises equal bits and searches in float32: leave out --evaluation.search")
+
+
+class Made(NamedTuple):
+    """Images of a scenario, ``(N, C, H, W)``, and which are adversarial, bool, ``(N,)``: others were broken earlier."""
+
+    images: Tensor
+    real: Tensor
 
 
 class Judge:
@@ -135,18 +142,23 @@ class Judge:
             batch = self._pad(batch)
         rng = SampleRNG.for_images(batch.indices, self.settings.seed)
         rows = self._clean_rows(batch, rng)
-        made: dict[str, Tensor] = {}
+        made: dict[str, Made] = {}
         for scenario in self.scenarios:
             earlier = columns_of(known, scenario.name)
             if not self._missing(scenario, earlier):
                 rows |= _named(scenario.name, earlier)
                 continue
-            images, columns = self._scenario_columns(scenario, batch, rng, rows, made, earlier)
+            made[scenario.name], columns = self._scenario_columns(scenario, batch, rng, rows, made, earlier)
             rows |= _named(scenario.name, columns)
-            made[scenario.name] = images
-            if self.watch is not None:
-                self.watch(scenario.name, batch, images[:count], rows)
+            self._show(scenario.name, batch, made[scenario.name], rows, count)
         return {name: column[:count].cpu() for name, column in rows.items()}
+
+    def _show(self, scenario: str, batch: Batch, made: Made, rows: Rows, count: int) -> None:
+        """Lets ``watch`` see the first ``count`` images, but for those whose adversarial image nobody has."""
+        real = made.real[:count].nonzero().squeeze(1)
+        if self.watch is not None and len(real):
+            seen = Batch(*(tensor[real] for tensor in batch))
+            self.watch(scenario, seen, made.images[real], {name: column[real] for name, column in rows.items()})
 
     def _missing(self, scenario: Scenario, earlier: Rows) -> bool:
         """Whether there is something to run that the earlier columns do not hold."""
@@ -187,9 +199,9 @@ class Judge:
         batch: Batch,
         rng: SampleRNG,
         rows: Rows,
-        made: Mapping[str, Tensor],
+        made: Mapping[str, Made],
         earlier: Rows,
-    ) -> tuple[Tensor, Rows]:
+    ) -> tuple[Made, Rows]:
         """Adversarial images and columns; images that are settled by what is known are not attacked.
 
         Settled are the images that earlier parts of the same cascade broke, and those that the scenario named in
@@ -209,8 +221,11 @@ class Judge:
         attacked = torch.ones_like(nothing) if each_part else ~(broken | beaten)
         ledger = {name: column for name, column in earlier.items() if "/" in name or name == "broken_by"}
         images, columns = self.runners[scenario.name](batch, rng, attacked, ledger)
+        real = ~(broken | beaten)
         if scenario.after is not None and scenario.after in made:
-            images = torch.where(per_image(beaten), made[scenario.after], images)
+            before = made[scenario.after]
+            images = torch.where(per_image(beaten), before.images, images)
+            real |= beaten & before.real
         columns = columns | self._verdict(images, batch.images, batch.labels, rng.stream(scenario.name))
         columns |= {norm: lp_norm(images - batch.images, norm) for norm in NORMS}
         found: Rows = {}
@@ -224,7 +239,7 @@ class Judge:
             else:
                 kept = torch.where(broken, earlier.get(name, column), column)
                 found[name] = torch.where(beaten, smaller.get(name, kept), kept)
-        return images, found
+        return Made(images, real), found
 
     def _verdict(self, images: Tensor, clean: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
         """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request."""

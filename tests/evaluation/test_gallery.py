@@ -88,3 +88,19 @@ def test_a_scenario_that_is_added_leaves_the_images_of_the_others(advdef):
     after = read_gallery(folder / "examples.npz")
     assert np.array_equal(after["pgd"].indices, before.indices)
     assert len(after["fgsm"].indices) == 8
+
+
+def test_a_larger_budget_that_is_added_shows_no_clean_image_as_adversarial(advdef):
+    for sizes in ([0.1], [0.1, 0.2]):
+        folder = advdef.digits("test", scenarios=[scenario("fgsm", "FGSM", eps=0.1) | {"eps": sizes}], limit=8)
+    kept = read_gallery(folder / "examples.npz")["fgsm/eps0.2"]
+    assert 0 < len(kept.indices) < 8
+    assert (kept.perturbation.flatten(1).abs().amax(dim=1) > 0.1).all()
+
+
+def test_a_part_that_is_added_leaves_what_one_evaluation_of_all_parts_keeps(advdef):
+    parts = {"fgsm": scenario("", "FGSM", eps=0.1)["attack"], "pgd": scenario("", "PGD", eps=0.1)["attack"]}
+    for attacks, name in (({"fgsm": parts["fgsm"]}, "extended"), (parts, "extended"), (parts, "whole")):
+        advdef.digits("test", scenarios=[scenario("all", "Cascade", attacks=attacks)], limit=30, name=name)
+    extended, whole = (read_gallery(advdef.runs / name / "examples.npz")["all"] for name in ("extended", "whole"))
+    assert extended.indices.tolist() == whole.indices.tolist()

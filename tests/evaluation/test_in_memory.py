@@ -17,6 +17,7 @@ from lightning_advdef.data import Digits
 from lightning_advdef.defenses import StandardModule
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation import JudgeSettings, Scenario, evaluate
+from lightning_advdef.evaluation.gallery import read_gallery
 from lightning_advdef.models import MLP
 from tests.conftest import GOLDEN, result_of, scenario
 from tests.toys import COUNT, Foreign, NoisyInput, linear_problem
@@ -83,7 +84,9 @@ def test_what_is_saved_is_read_by_the_report(tmp_path, capsys, foreign):
     model, images, labels = foreign
     found = evaluate(model, images, labels, SCENARIOS)
     assert found.save(tmp_path / "one") == tmp_path / "one"
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["robustness.json", "robustness.npz"]
+    names = ["examples.npz", "robustness.json", "robustness.npz"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    assert {*read_gallery(tmp_path / "one" / "examples.npz")} == {"pgd", "df"}
     run(["report", str(tmp_path / "one")])
     printed = capsys.readouterr().out
     for part in ("clean accuracy", "pgd", "df: rho", "12"):
