@@ -92,11 +92,14 @@ def test_filters_leave_the_images_that_they_name(tmp_path, browse):
     found.filters = texts("#verdict option");
     choose("verdict", found.filters.indexOf("broken by gray"), "change"); found.gray = column(1);
     choose("verdict", found.filters.indexOf("wrong without attack"), "change"); found.wrong = column(1);
+    choose("verdict", found.filters.indexOf("right under every attack"), "change"); found.right = column(1);
+    choose("verdict", found.filters.indexOf("broken by cw (l2)"), "change"); found.moved = column(1);
     choose("verdict", 0, "change");
     choose("label", "7", "input"); found.label = column(1); found.place = texts("#place");
     """
     found, _ = browse(steps, evaluated(tmp_path / "a"))
     assert (found["gray"], found["wrong"], found["label"]) == (["3"], ["4"], [])
+    assert (found["right"], found["moved"]) == ([], ["0", "1", "2", "3"])
     assert found["place"] == ["no image"]
 
 

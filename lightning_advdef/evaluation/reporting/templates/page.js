@@ -8,6 +8,7 @@
 
   const columns = () => models[state.model].columns;
   const verdicts = () => columns().filter((column) => column.kind === "verdict");
+  const norms = () => columns().filter((column) => column.kind === "norm"); // null where the attack broke nothing
 
   function option(text, value) {
     const made = document.createElement("option");
@@ -19,13 +20,16 @@
   const FILTERS = [
     ["all images", () => true],
     ["wrong without attack", (row) => columns()[2].values[row] === 0],
-    ["right under every attack", (row) => verdicts().every((column) => column.values[row] === 1)],
+    ["right under every attack", (row) =>
+      verdicts().every((column) => column.values[row] === 1) && norms().every((column) => column.values[row] === null)],
   ];
 
   function filters() {
     const broken = verdicts().slice(1).map((column) =>
       [`broken by ${column.title}`, (row) => columns()[2].values[row] > 0 && column.values[row] < columns()[2].values[row]]);
-    return [...FILTERS, ...broken];
+    const moved = norms().map((column) =>
+      [`broken by ${column.title}`, (row) => columns()[2].values[row] > 0 && column.values[row] !== null]);
+    return [...FILTERS, ...broken, ...moved];
   }
 
   // images without a value, which an attack did not break, come last in either order
