@@ -53,7 +53,8 @@ class StartTraining(SaveConfigCallback):
                 path.unlink(missing_ok=True)
             note_job(self.folder)
         if self.replaced:
-            trainer._default_root_dir = str(self.folder)  # from now on; see ``_place_of_signals``
+            # from now on; see ``_place_of_signals``
+            trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, "fit")
 
 
