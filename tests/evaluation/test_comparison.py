@@ -84,6 +84,14 @@ def test_same_indices_of_another_data_set_are_refused(pair):
         compare(*read_runs(pair))
 
 
+def test_images_in_memory_are_compared_with_those_of_a_data_module_by_index_and_label(pair):
+    for folder, name in zip(pair, ("Tensor", "MNIST"), strict=True):
+        result = json.loads((folder / "robustness.json").read_text())
+        result["fingerprint"] = {"data": {"class": name, "images": f"hash of a {name}"}}
+        (folder / "robustness.json").write_text(json.dumps(result))
+    assert compare(*read_runs(pair)).contests
+
+
 def test_command_prints_and_writes_a_row_per_image(pair, tmp_path, capsys):
     path = tmp_path / "winners.csv"
     run(["compare", *map(str, pair), "-o", str(path)])
@@ -96,14 +104,6 @@ def test_command_prints_and_writes_a_row_per_image(pair, tmp_path, capsys):
     assert [float(row["fgm: A a"]) for row in rows] == [1, 1, 0, 0]
 
 
-def test_only_csv_is_written(pair):
-    with pytest.raises(ValueError, match=r"ends in \.csv, got x\.html"):
-        run(["compare", *map(str, pair), "-o", "x.html"])
-
-
-def test_comparison_needs_neither_lightning_nor_matplotlib(pair):
-    code = f"import sys; from lightning_advdef.__main__ import run; run(['compare', *{list(map(str, pair))!r}]); "
-    code += "print('left out:', not {'pytorch_lightning', 'matplotlib', 'torchmetrics'} & sys.modules.keys())"
 def test_the_last_bit_of_a_mean_over_draws_wins_nothing(tmp_path):
     third = torch.tensor([0.1, 0.2, 0.3, 0.7])
     contest = Contest("clean", "", torch.arange(4), third, third * (1 + 2e-7))
@@ -112,5 +112,13 @@ def test_the_last_bit_of_a_mean_over_draws_wins_nothing(tmp_path):
     assert [row["clean: wins"] for row in csv.DictReader((tmp_path / "winners.csv").open())] == [""] * 4
 
 
+def test_only_csv_is_written(pair):
+    with pytest.raises(ValueError, match=r"ends in \.csv, got x\.html"):
+        run(["compare", *map(str, pair), "-o", "x.html"])
+
+
+def test_comparison_needs_neither_lightning_nor_matplotlib(pair):
+    code = f"import sys; from lightning_advdef.__main__ import run; run(['compare', *{list(map(str, pair))!r}]); "
+    code += "print('left out:', not {'pytorch_lightning', 'matplotlib', 'torchmetrics'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "left out: True" in done.stdout
