@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from lightning_advdef.evaluation.diagnostics import behaviour, comparisons, gradients
 from lightning_advdef.evaluation.diagnostics.evidence import Evidence
 from lightning_advdef.evaluation.diagnostics.finding import Finding
 from lightning_advdef.evaluation.diagnostics.probes import Probes
+from lightning_advdef.evaluation.diagnostics.suggestion import name_of
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows
 
@@ -35,6 +37,8 @@ CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
 def diagnose(rows: Rows, summary: Mapping[str, Any], judge: Judge, probes: Probes | None) -> list[dict[str, Any]]:
     """What the checks say, as plain values, in the order of the table in docs/diagnostics.md.
 
+    Nobody is asked to run what was just run, whatever it found.
+
     Args:
         rows: Columns of all images.
         summary: What :func:`~lightning_advdef.evaluation.summary.summarise` made of them.
@@ -42,4 +46,7 @@ def diagnose(rows: Rows, summary: Mapping[str, Any], judge: Judge, probes: Probe
         probes: What extra passes found; None if there were none.
     """
     evidence = Evidence(rows, summary, judge, probes)
-    return [finding.plain() for check in CHECKS for finding in check(evidence)]
+    findings = [finding for check in CHECKS for finding in check(evidence)]
+    # of a scenario that stands for several, such as an adaptive one, rows are named <scenario>/<entry>
+    run = {scenario.name.partition("/")[0] for scenario in judge.scenarios}
+    return [replace(f, next="" if name_of(f.next) in run else f.next).plain() for f in findings]

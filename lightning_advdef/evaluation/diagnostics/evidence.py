@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_advdef.attacks import EOT, FixedBudgetAttack, FullGradient, Surrogate
+from lightning_advdef.attacks import EOT, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.evaluation.diagnostics.probes import Probes
@@ -97,10 +97,9 @@ class Evidence:
         return sorted(found, key=lambda scenario: float(self.correct(scenario).mean()))
 
     @cached_property
-    def named_surrogates(self) -> list[Any]:
-        """Descriptions of the adaptive surrogates that the defense names."""
-        named: list[Any] = plain(list(as_defense(self.judge.defense).adaptive_surrogates().values()))
-        return named
+    def named_surrogates(self) -> Mapping[str, SurrogateFactory]:
+        """The adaptive surrogates that the defense names."""
+        return as_defense(self.judge.defense).adaptive_surrogates()
 
     @property
     def has_test_time_part(self) -> bool | None:
@@ -111,12 +110,14 @@ class Evidence:
 
     def knows_the_defense(self, scenario: Scenario, access: str) -> bool:
         """Whether the attacker differentiates something that fits the test-time part, where there is one."""
-        if access in ("bpda", "adaptive"):
+        # rows of ``surrogate: adaptive`` are named <scenario>/<entry>; a function among the entries has no description
+        adaptive = any(name in self.named_surrogates for name in scenario.name.split("/")[1:])
+        if adaptive or access in ("bpda", "adaptive"):
             return True
         own: Any = (plain([scenario.surrogate]) or [None])[0]
         while own is not None and own["class_path"] == _EOT["class_path"]:
             own = own["init_args"].get("of", _FULL) if "init_args" in own else _FULL
-        return own in (self.named_surrogates or [_FULL])
+        return own in (plain(list(self.named_surrogates.values())) if self.named_surrogates else [_FULL])
 
 
 def gain(weaker: Tensor, stronger: Tensor, threshold: float) -> tuple[float, bool]:

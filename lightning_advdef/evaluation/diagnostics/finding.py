@@ -21,7 +21,7 @@ class Finding:
         threshold: What it was compared with, in the same unit.
         unit: Of both.
         meaning: What it says, in a sentence.
-        next: Lines of YAML to paste under ``evaluation.scenarios``; empty where no scenario would help.
+        next: Lines of YAML to paste under ``evaluation.scenarios``; empty where no scenario would help, or was run.
     """
 
     name: str

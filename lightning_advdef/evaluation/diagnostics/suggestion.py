@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import yaml
@@ -34,9 +35,14 @@ def _in_one_line(value: Any) -> str:
 
 
 def named(check: str, scenario: Scenario | None = None) -> str:
-    """A name for what is to be run next, which no earlier scenario has."""
+    """A name for what is to be run next, which tells whether it was run."""
     about = "" if scenario is None else "_" + scenario.name.replace("/", "_")
     return f"next_{check}{about}"
+
+
+def name_of(text: str) -> str:
+    """The name in the lines of an :func:`entry`; empty where there are none."""
+    return text.partition("\n")[0].removeprefix("- name: ")
 
 
 def knowing(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:
@@ -48,7 +54,9 @@ def knowing(evidence: Evidence, check: str, scenario: Scenario | None = None) ->
     if evidence.has_test_time_part:
         averaged = {"class_path": "EOT", "init_args": {"of": "BPDA", **draws}}
         return entry(name, _gradient_attack(budget), averaged if draws else "BPDA")
-    return by_scores(evidence, check, scenario) if not draws else averaged_over_draws(evidence, check, scenario)
+    if draws:
+        return averaged_over_draws(evidence, check, scenario)
+    return by_scores(evidence, check, scenario) or entry(name, _gradient_attack(budget))
 
 
 def averaged_over_draws(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:
@@ -60,9 +68,9 @@ def averaged_over_draws(evidence: Evidence, check: str, scenario: Scenario | Non
 
 
 def by_scores(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:
-    """An attack that asks for scores alone, which no missing gradient misleads."""
+    """An attack that asks for scores alone, which no missing gradient misleads; nothing in l1, where there is none."""
     norm, eps = budget_of(evidence, scenario)
-    return entry(named(check, scenario), _settings("Square", norm if norm != "l1" else "l2", eps, queries=5000))
+    return "" if norm == "l1" else entry(named(check, scenario), _settings("Square", norm, eps, queries=5000))
 
 
 def by_margin(evidence: Evidence, check: str, scenario: Scenario) -> str:
@@ -82,13 +90,18 @@ def gradient_attack(evidence: Evidence, check: str) -> str:
 
 
 def longer(check: str, scenario: Scenario) -> str:
-    """The same attack with more steps; nothing where it has none."""
+    """The same attack with more steps; nothing where it has none, or where a function makes its surrogate."""
     attack: Any = scenario.attack
-    if not hasattr(attack, "steps"):
+    if not hasattr(attack, "steps") or not _has_description(scenario.surrogate):
         return ""
     described = describe(replace(attack, steps=_LONGER * attack.steps))
-    surrogate = (plain([scenario.surrogate]) or [None])[0]
-    return entry(named(check, scenario), described, _short(surrogate))
+    return entry(named(check, scenario), described, _short(plain(scenario.surrogate)))
+
+
+def _has_description(value: Any) -> bool:
+    """Whether ``plain`` leaves nothing out."""
+    settings = value.keywords.values() if isinstance(value, partial) else ()
+    return bool(plain([value])) and all(map(_has_description, settings))
 
 
 def budget_of(evidence: Evidence, scenario: Scenario | None) -> tuple[Norm, float]:

@@ -5,9 +5,10 @@ import functools
 import pytest
 import yaml
 
-from lightning_advdef.attacks import EOT, PGD, Cascade, DeepFool, FullGradient
+from lightning_advdef.attacks import BPDA, EOT, PGD, Cascade, DeepFool, FullGradient
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics import suggestion
+from lightning_advdef.evaluation.diagnostics.diagnose import diagnose
 from lightning_advdef.evaluation.diagnostics.probes import Probes
 from lightning_advdef.evaluation.suites import read_scenarios
 from lightning_advdef.models import MLP
@@ -44,7 +45,8 @@ def everything(kind):
     found, number = defended(kind), iter(range(100))
     for scenario in SCENARIOS:
         for make in MAKERS:
-            yield make(found, f"check{next(number)}", scenario)
+            if text := make(found, f"check{next(number)}", scenario):
+                yield text
     yield suggestion.noise(found, "noise")
     yield suggestion.gradient_attack(found, "gradients")
     yield suggestion.longer("longer", SCENARIOS[0])
@@ -87,3 +89,35 @@ def test_a_test_time_part_without_surrogates_is_attacked_around():
 
 def test_an_attack_without_steps_cannot_be_made_longer():
     assert suggestion.longer("check", Scenario("all", Cascade(attacks={"pgd": PGD(0.1)}))) == ""
+
+
+def test_what_is_suggested_for_an_l1_budget_stays_in_it():
+    (entry,) = yaml.safe_load(suggestion.knowing(defended("plain"), "check", SCENARIOS[1]))
+    assert entry["attack"]["init_args"]["norm"] == "l1"
+    assert suggestion.by_scores(defended("plain"), "check", SCENARIOS[1]) == ""
+
+
+@pytest.mark.parametrize("surrogate", [lambda defense: BPDA(defense), functools.partial(EOT, of=lambda d: BPDA(d))])
+def test_an_attack_through_a_function_cannot_be_made_longer(surrogate):
+    assert suggestion.longer("check", Scenario("pgd", PGD(0.1), surrogate)) == ""
+
+
+def test_what_was_just_run_is_not_asked_for():
+    name = suggestion.named("black_box_stronger")
+    for extra in ([], [Scenario(name, PGD(0.1, steps=9))], [Scenario(name, PGD(0.1, steps=9), eps=[0.1, 0.2])]):
+        found = evidence([SCENARIOS[0], *extra])
+        asked = {suggestion.name_of(f["next"]) for f in diagnose(found.rows, found.summary, found.judge, None)}
+        assert (name in asked) == (not extra)
+
+
+def test_surrogates_that_are_functions_count_as_named():
+    class Named(KnownRounding):
+        def adaptive_surrogates(self):
+            return {"mine": lambda defense: FullGradient(defense)}
+
+    found = evidence([Scenario("pgd", PGD(0.1), "adaptive")], defense=Named(DIGITS, spec="digits"))
+    assert found.has_test_time_part
+    assert found.knows_the_defense(found.judge.scenarios[0], "white")
+    assert not found.knows_the_defense(Scenario("other", PGD(0.1)), "white")
+    (entry,) = yaml.safe_load(suggestion.knowing(found, "check"))
+    assert entry["surrogate"] == "adaptive"
