@@ -49,9 +49,14 @@ def to_record(run: Run) -> str:
         "reported": None,
         "autoattack_acc": None if attack is None else _percent(attack["robust_accuracy"]),
         "footnote": _footnote(run, attack),
-        "unreliable": any(finding["status"] == "raised" for finding in findings) if findings else None,
+        "unreliable": any(map(_is_doubt, findings)) if findings else None,
     }
     return json.dumps(record, indent=2) + "\n"
+
+
+def _is_doubt(finding: Mapping[str, Any]) -> bool:
+    # what a defense costs is no masking
+    return bool(finding["status"] == "raised" and finding["name"] != "defense_costs_accuracy")
 
 
 def _is_autoattack(row: Mapping[str, Any]) -> bool:

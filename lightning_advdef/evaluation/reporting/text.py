@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_advdef.evaluation.diagnostics.lines import measured
 from lightning_advdef.evaluation.lines import CAPTION, percent
 from lightning_advdef.evaluation.reporting.content import Contrast, Finding, Model, Report
 
@@ -58,7 +59,8 @@ def to_markdown(report: Report) -> str:
     ]
     parts += ["## All numbers", CAPTION + " per image.", _table(heads, lines), "## Circumstances"]
     for model in report.models:
-        parts += [f"### {_escape(model.title)}", _table(["", ""], [list(pair) for pair in model.circumstances])]
+        rows = [list(map(_escape, pair)) for pair in model.circumstances]
+        parts += [f"### {_escape(model.title)}", _table(["", ""], rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,7 +75,8 @@ def _raised(report: Report) -> list[str]:
 
 def _finding(model: Model, finding: Finding) -> str:
     where = f", {finding['scenario']}" if finding["scenario"] else ""
-    return f"**{_escape(model.title)}{_escape(where)}: {_escape(finding['name'])}**: {_escape(finding['meaning'])}"
+    head = f"**{_escape(model.title)}{_escape(where)}: {_escape(finding['name'])}**"
+    return f"{head}: {_escape(finding['meaning'])} ({_escape(measured(finding))})"
 
 
 def _contrasts(report: Report) -> str:
@@ -91,7 +94,7 @@ def _budget(contrast: Contrast, clean: str) -> list[str]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(map(_escape, heads)), ["---"] * len(heads), *(map(_cell, row) for row in rows)]
+    lines = [[_cell(_escape(head)) for head in heads], ["---"] * len(heads), *(map(_cell, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -45,6 +45,13 @@ def test_markdown_begins_with_diagnostics_that_speak(tmp_path, report):
     assert "| run | linf 0.1 |" in text
 
 
+def test_markdown_says_what_was_measured_and_its_tables_hold_any_name(tmp_path, report):
+    text = report(".md", f"a|b={evaluated(tmp_path / '<run>', diagnostics=[RAISED])}")
+    assert "(of the images 0.5, threshold 0.05)" in text
+    assert "| a\\|b |" in text
+    assert "<run>" not in text
+
+
 def test_record_is_that_of_robustbench(tmp_path, report):
     record = json.loads(report(".json", evaluated(tmp_path / "run", scenarios=[AUTOATTACK], diagnostics=[CLEAR])))
     assert (record["dataset"], record["architecture"], record["eps"]) == ("cifar10", "LeNet", "8/255")
@@ -57,6 +64,11 @@ def test_record_has_no_autoattack_accuracy_without_autoattack(tmp_path, report):
     around = AUTOATTACK | {"access": "gray"}
     record = json.loads(report(".json", evaluated(tmp_path / "run", scenarios=[around], diagnostics=[RAISED])))
     assert (record["autoattack_acc"], record["unreliable"]) == (None, True)
+
+
+def test_what_a_defense_costs_makes_no_record_unreliable(tmp_path, report):
+    price = RAISED | {"name": "defense_costs_accuracy"}
+    assert not json.loads(report(".json", evaluated(tmp_path / "run", diagnostics=[price])))["unreliable"]
 
 
 def test_record_states_one_budget(tmp_path, report):
