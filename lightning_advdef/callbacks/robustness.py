@@ -280,8 +280,9 @@ class RobustnessEvaluation(Callback):
         self._claimed = isinstance(getattr(loader, "sampler", None), ClaimedBatches)
         self._began = time.perf_counter()
         dataset = getattr(loader, "dataset", None)
-        left = None
+        left, self._total = None, 0
         if isinstance(dataset, Sized):
+            self._total = len(dataset)
             left = -(-max(0, len(dataset) - len(self._judged)) // trainer.world_size)
         self._left = left if trainer.is_global_zero and self._store is not None else None
         if self.progress and trainer.is_global_zero and sys.stderr.isatty():
@@ -333,7 +334,9 @@ class RobustnessEvaluation(Callback):
         if self._left and self._judge is not None:
             judge = self._judge
             runners, draws = list(judge.runners.values()), judge.settings.draws
-            sentence = estimate(judge.defense, runners, batch, self._left, draws, self.diagnostics)
+            sentence = estimate(
+                judge.defense, runners, batch, self._left, draws, self._total if self.diagnostics else 0
+            )
             if sentence:
                 print(sentence)
         self._left = None
@@ -388,6 +391,7 @@ class RobustnessEvaluation(Callback):
         probed = sample(trainer.test_dataloaders, rows, trainer.strategy.batch_to_device) if self.diagnostics else None
         result = make_result(rows, judge, str(pl_module.device), trainer.world_size, probed)
         gallery = Gallery(judge.scenarios, store.folder / GALLERY_FILE)
+        gallery.leave_out_stale(rows)
         for path in store.galleries():
             gallery.join(path)
         gallery.save()

@@ -54,7 +54,7 @@ def estimate(
     batch: Batch,
     images: int,
     draws: int = 1,
-    diagnostics: bool = False,
+    total: int = 0,
 ) -> str | None:
     """A sentence about passes and time; None if it is under a minute or an attack does not know its cost.
 
@@ -64,7 +64,8 @@ def estimate(
         batch: Some images to time a pass on.
         images: How many images this process has to judge.
         draws: Passes of the deployed defense in a verdict.
-        diagnostics: Whether some images are looked at again at the end.
+        total: How many images are judged by all processes, by interrupted runs, too, of which the diagnostics look at
+            some again at the end; 0 without diagnostics.
     """
     known: dict[str, Times] = {}
     deployed = _times(FullGradient(defense), batch, known)
@@ -72,7 +73,7 @@ def estimate(
     for runner in runners:
         times, cost = _times(runner.surrogate, batch, known), _cost(runner, deployed.classes)
         seconds += cost.backward * times.both + max(0.0, cost.forward - cost.backward) * times.forward
-    again = _seconds_of_diagnostics(runners, batch, images, draws, known) if diagnostics else 0.0
+    again = _seconds_of_diagnostics(runners, batch, total, draws, known) if total else 0.0
     whole = images * seconds + again
     if math.isnan(whole) or whole < _WORTH_SAYING:
         return None
@@ -85,13 +86,13 @@ def estimate(
 
 
 def _seconds_of_diagnostics(
-    runners: Sequence[ScenarioRunner], batch: Batch, images: int, draws: int, known: dict[str, Times]
+    runners: Sequence[ScenarioRunner], batch: Batch, total: int, draws: int, known: dict[str, Times]
 ) -> float:
     """Time for looking at some images again, through the surrogate for which it takes longest."""
     each = [0.0]
     for runner in runners:
         times, cost = _times(runner.surrogate, batch, known), probe_cost(runner.surrogate.draws)
-        count = affordable(runners, images, draws, times.classes, runner.surrogate.draws)
+        count = affordable(runners, total, draws, times.classes, runner.surrogate.draws)
         each.append(count * (cost.backward * times.both + (cost.forward - cost.backward) * times.forward))
     return max(each)
 

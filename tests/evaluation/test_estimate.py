@@ -70,6 +70,13 @@ def test_the_sentence_names_passes_images_and_time(slow):
     assert "9 h 10 min" in sentence
 
 
+def test_the_diagnostics_look_at_images_of_the_whole_evaluation(slow):
+    rows = runners(Scenario("a", PGD(0.1, steps=10)))
+    few, many = (module._seconds_of_diagnostics(rows, BATCH, total, 1, {}) for total in (10, 1000))
+    assert many > few
+    assert module._duration(10 * 33 + many) in estimate(NETWORK, rows, BATCH, 10, total=1000)
+
+
 def test_verdicts_of_several_draws_are_counted(slow):
     rows = runners(Scenario("a", Noise(0.1)), Scenario("b", Noise(0.2)))
     seconds = 1000 * (3 * 10 + cost_per_image(rows, 10).forward)
