@@ -180,9 +180,10 @@ class DefenseModule(LightningModule):
         scheduler = {"scheduler": self.scheduler_factory(optimizer), "interval": self.scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def on_train_epoch_start(self) -> None:
-        """Ties torch's own random numbers (dropout) to the epoch, so that a resumed run repeats them."""
-        torch.manual_seed((global_seed() * 1009 + self.current_epoch) * 1009 + self.global_rank)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Ties torch's own random numbers (dropout) to the step, so that a run resumed within an epoch repeats them."""
+        epoch = (global_seed() * 1009 + self.current_epoch) * 1009 + self.global_rank
+        torch.manual_seed((epoch * 1_000_003 + batch_idx) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on the loss of the method."""

@@ -124,3 +124,15 @@ def test_a_test_after_a_fit_judges_what_was_trained(tmp_path):
     trainer.test(module, data)
     assert all(torch.equal(value, trained[name]) for name, value in module.state_dict().items())
     assert any(not torch.equal(value, trained[name]) for name, value in start.state_dict().items())
+
+
+def test_random_numbers_of_torch_belong_to_the_step_whatever_was_drawn_before():
+    defense = StandardModule(NETWORK, spec="digits")
+
+    def drawn(step):
+        defense.on_train_batch_start(Batch(IMAGES, torch.zeros(6), torch.arange(6)), step)
+        return torch.rand(5)
+
+    first, second = drawn(3), drawn(4)
+    assert not torch.equal(first, second)
+    assert torch.equal(drawn(3), first)

@@ -185,6 +185,7 @@ class IDFRModule(DefenseModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Keeps the number of the batch, which all processes share."""
+        super().on_train_batch_start(batch, batch_idx)
         self._batch_number = batch_idx
 
     def _batch_rng(self) -> SampleRNG:
