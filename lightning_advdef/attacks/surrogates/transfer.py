@@ -22,7 +22,7 @@ class Transfer(Surrogate):
     """Black box: another network is differentiated, and the deployed defense is not asked.
 
     Source: Papernot et al., 2016, https://arxiv.org/abs/1605.07277. Give one of ``checkpoint`` and ``network``. Without
-    both, ``parts`` are those of the defense itself, attacked as if it were deployed with them: a gray box.
+    both, ``parts`` are those of the defense itself, attacked as if it were deployed with them, by somebody who knows it.
 
     Args:
         defense: The deployed defense.
@@ -53,7 +53,7 @@ class Transfer(Surrogate):
             self.source = self._load(defense, checkpoint, network)
         self._compared = self.source is defense
         if self.source is defense:
-            self.access = "gray"
+            self.access = "adaptive"
         self._source_spec = _spec_of(self.source)
         self._answer = as_defense(self.source) if parts is None else self._answer_of(parts)
         if self._spec is not None and self._source_spec is not None:

@@ -135,8 +135,8 @@ def test_any_parts_of_another_defense_can_be_attacked(runs, parts):
     assert surrogate.access == "transfer"
 
 
-def test_own_parts_are_a_gray_box(whole):
-    assert Transfer(whole, parts="denoiser").access == "gray"
+def test_who_attacks_own_parts_knows_the_defense(whole):
+    assert Transfer(whole, parts="denoiser").access == "adaptive"
 
 
 def test_parts_that_there_are_not_are_refused(whole):
