@@ -22,7 +22,7 @@ class Transfer(Surrogate):
     """Black box: another network is differentiated, and the deployed defense is not asked.
 
     Source: Papernot et al., 2016, https://arxiv.org/abs/1605.07277. Give one of ``checkpoint`` and ``network``. Without
-    both, ``parts`` are those of the defense itself, attacked as if it were deployed with them, by somebody who knows it.
+    both, ``parts`` are those of the defense itself, attacked as if it were deployed with them: by who knows it.
 
     Args:
         defense: The deployed defense.
