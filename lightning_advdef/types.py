@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2", "l1"]
 Access = Literal["white", "bpda", "gray", "transfer", "query", "adaptive", "none"]
+# of attackers who differentiate the deployed defense
+DIFFERENTIATING: tuple[Access, ...] = ("white", "bpda", "adaptive")
 
 
 Purify = Callable[[Tensor, "SampleRNG"], Tensor]

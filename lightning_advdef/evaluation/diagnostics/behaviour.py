@@ -8,8 +8,9 @@ import torch
 
 from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.evaluation.diagnostics import suggestion
-from lightning_advdef.evaluation.diagnostics.evidence import KNOWING, Evidence, gain, share
+from lightning_advdef.evaluation.diagnostics.evidence import Evidence, gain, share
 from lightning_advdef.evaluation.diagnostics.finding import Check, Finding, Measure
+from lightning_advdef.types import DIFFERENTIATING
 
 HUGE_BUDGET_SURVIVED = Check(
     "huge_budget_survived",
@@ -109,7 +110,7 @@ def random_without_eot(evidence: Evidence) -> list[Finding]:
     draws = [
         (evidence.surrogate(scenario).draws * scenario.attack.own_draws)
         for scenario, summary in evidence.scenarios
-        if scenario.attack.needs == "gradients" and summary["access"] in KNOWING
+        if scenario.attack.needs == "gradients" and summary["access"] in DIFFERENTIATING
     ]
     most = max(draws, default=0)
     remedy = suggestion.averaged_over_draws(evidence, check.name)

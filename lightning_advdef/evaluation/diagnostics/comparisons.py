@@ -9,9 +9,10 @@ from itertools import pairwise
 from lightning_advdef.attacks import FixedBudgetAttack
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.evaluation.diagnostics import suggestion
-from lightning_advdef.evaluation.diagnostics.evidence import KNOWING, SEVERAL, Evidence, gain
+from lightning_advdef.evaluation.diagnostics.evidence import SEVERAL, Evidence, gain
 from lightning_advdef.evaluation.diagnostics.finding import Check, Finding, Measure
 from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.types import DIFFERENTIATING
 
 _UNIT = "difference in accuracy"
 _SMALL = 0.002  # what AutoAttack's authors take for a sign, https://github.com/fra31/auto-attack
@@ -56,7 +57,7 @@ def black_box_stronger(evidence: Evidence) -> list[Finding]:
     measures, white_boxes = [], [white for budget in evidence.budgets for white in evidence.white_box(*budget)[:1]]
     for black, attack, summary in evidence.bounded():
         whites = evidence.white_box(attack.norm, float(attack.eps))
-        if summary["access"] in KNOWING or not whites:
+        if summary["access"] in DIFFERENTIATING or not whites:
             continue
         found = gain(evidence.correct(whites[0]), evidence.correct(black), _SMALL)
         remedy = suggestion.knowing(evidence, BLACK_BOX_STRONGER.name, whites[0])
@@ -72,7 +73,7 @@ def query_part_gains(evidence: Evidence) -> list[Finding]:
     """
     measures = []
     for scenario, attack, summary in evidence.bounded():
-        if summary["access"] not in KNOWING or evidence.stochastic:
+        if summary["access"] not in DIFFERENTIATING or evidence.stochastic:
             continue
         name, gradients = scenario.name, False
         standing = (evidence.rows["clean/correct"] > 0).double()
@@ -90,7 +91,7 @@ def single_step_stronger(evidence: Evidence) -> list[Finding]:
     """Against the strongest iterative attack on the same surrogate, of the same budget."""
     measures = []
     for single, attack, summary in evidence.bounded():
-        if summary["access"] not in KNOWING or evidence.gradients(single) != 1:
+        if summary["access"] not in DIFFERENTIATING or evidence.gradients(single) != 1:
             continue
         iterative = [
             scenario
@@ -131,7 +132,7 @@ def families(evidence: Evidence) -> list[list[Scenario]]:
     """
     groups: defaultdict[str, list[Scenario]] = defaultdict(list)
     for scenario, attack, summary in evidence.bounded():
-        if summary["access"] in KNOWING and evidence.gradients(scenario) >= SEVERAL:
+        if summary["access"] in DIFFERENTIATING and evidence.gradients(scenario) >= SEVERAL:
             groups[_kind(evidence, scenario, attack)].append(scenario)
     return [family for group in groups.values() if len(family := _by_effort(evidence, group)) > 1]
 

@@ -17,9 +17,8 @@ from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows, robust
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.metrics import mean_interval, paired_difference
-from lightning_advdef.types import Norm
+from lightning_advdef.types import DIFFERENTIATING, Norm
 
-KNOWING = ("white", "bpda", "adaptive")  # attackers who differentiate the deployed defense
 SEVERAL = 10  # gradients from which an attack counts as iterative
 CONFIDENCE = 0.99  # there are many checks, so that one in twenty would be too many
 _FULL, _EOT = plain(FullGradient), plain(EOT)
@@ -91,7 +90,7 @@ class Evidence:
             for scenario, attack, summary in self.bounded()
             if (attack.norm, attack.eps) == (norm, eps)
             and all(each.needs == "gradients" for each in (attack, *attack.parts().values()))
-            and summary["access"] in KNOWING
+            and summary["access"] in DIFFERENTIATING
             and not self.gradients(scenario) < SEVERAL
         ]
         return sorted(found, key=lambda scenario: float(self.correct(scenario).mean()))

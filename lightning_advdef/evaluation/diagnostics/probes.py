@@ -25,7 +25,7 @@ from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner, is_out_of_memory
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Batch, Eps
+from lightning_advdef.types import DIFFERENTIATING, Batch, Eps
 
 PROBED, FEWEST = 32, 8  # images that the deployed defense sees
 _SHARE = 0.25  # of the passes of the evaluation; what a purifier of many steps makes of an image takes seconds
@@ -34,7 +34,6 @@ NOISE = Noise(Eps("8/255"), kind="sign")
 NEARBY = Noise(Eps("1/255"))
 # a ball that holds the grey image, whatever the image: in the middle of it no image differs from another
 HUGE = PGD(Eps(0.5), steps=20, loss="margin")
-_KNOWING = ("white", "bpda", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def affordable(runners: Iterable[ScenarioRunner], images: int, graded: int, clas
     each = float(graded)
     for runner in runners:
         attack, surrogate = runner.scenario.attack, runner.surrogate
-        asked = surrogate.access in _KNOWING
+        asked = surrogate.access in DIFFERENTIATING
         each += graded + (attack.cost(classes).times(surrogate.draws).forward if asked else 0)
     enough = _SHARE * images * each / probe_cost(draws).forward
     return min(images, PROBED if math.isnan(enough) else min(PROBED, max(FEWEST, int(enough))))
@@ -190,7 +189,7 @@ def differentiated(judge: Judge, summary: Mapping[str, Any]) -> tuple[str, Surro
     found = [
         (told["robust_accuracy"]["value"], number)
         for number, (scenario, told) in enumerate(zip(judge.scenarios, summary["scenarios"], strict=True))
-        if scenario.attack.needs == "gradients" and told["access"] in _KNOWING
+        if scenario.attack.needs == "gradients" and told["access"] in DIFFERENTIATING
     ]
     if not found:
         return "", judge.bind(Scenario("full_gradient", HUGE, FullGradient))

@@ -12,14 +12,14 @@ from lightning_advdef.evaluation.reporting.provenance import circumstances, conf
 from lightning_advdef.evaluation.run import Run
 from lightning_advdef.evaluation.worst import worst_within
 from lightning_advdef.metrics import mean_interval
-from lightning_advdef.types import Norm
+from lightning_advdef.types import DIFFERENTIATING, Norm
 
 Accuracy = Mapping[str, Any]
 Finding = Mapping[str, Any]
 
 # what an attacker has who does not know, or does not reach, the part that defends: what papers often report
 PAPER = ("gray", "transfer")
-KNOWING = ("white", "bpda", "adaptive", "query")
+KNOWING = (*DIFFERENTIATING, "query")
 
 
 class Contrast(NamedTuple):
