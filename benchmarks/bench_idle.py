@@ -4,7 +4,8 @@ A cascade spends a few passes on an image that falls to its first attack and hun
 are handed out one batch after the other, against equal shares fixed beforehand; rounds of both are interleaved. Passes
 do not depend on what else the machine does, seconds do.
 
-Usage: ``python -m benchmarks.bench_idle [--images 200] [--processes 2] [--rounds 3]``, with MNIST at ``$ADVDEF_DATA``
+Usage: ``python -m benchmarks.bench_idle [--images 200] [--processes 2] [--rounds 3] [--network NAME --eps 8/255]``,
+with MNIST at ``$ADVDEF_DATA``, CIFAR-10 there or as an image folder at ``$ADVDEF_CIFAR``
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from statistics import median
 import torch
 from pytorch_lightning import Trainer
 
+from benchmarks.attacks.networks import NETWORKS, data_of
 from lightning_advdef.attacks import APGD, Cascade, Square, TargetedAPGD
 from lightning_advdef.callbacks import RobustnessEvaluation
 from lightning_advdef.checkpoints import load_defense
-from lightning_advdef.data import MNIST
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.shares import Share, idle
 
@@ -64,10 +65,10 @@ def evaluate(arguments: argparse.Namespace, handed_out: bool) -> list[Share]:
         # a number of batches keeps the shares that Lightning gives
         limit_test_batches=1.0 if handed_out else arguments.images,
     )
-    root = os.environ.get("ADVDEF_DATA", "data")
-    data = MNIST(root, batch_size=arguments.batch * arguments.processes, limit=arguments.images)
+    name = arguments.network
+    data = data_of(NETWORKS[name].data, arguments.batch * arguments.processes, arguments.images)
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer.test(load_defense(arguments.weights), datamodule=data, verbose=False)
+        trainer.test(load_defense(Path("checkpoints", f"{name}.ckpt")), datamodule=data, verbose=False)
     shares: list[Share] = json.loads((FOLDER / "robustness.json").read_text())["processes"]
     return shares
 
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="largest batch attacked at once")
     parser.add_argument("--eps", default="0.28")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--weights", default="checkpoints/mnist_lenet_adversarial.ckpt")
+    parser.add_argument("--network", default="mnist_lenet_adversarial", choices=NETWORKS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -71,18 +71,18 @@ def load_network(name: str, path: str | None = None) -> nn.Module:
 
 
 def load_images(data: str, count: int) -> Batch:
-    """So many test images, a random choice that is always the same.
-
-    MNIST lies at ``$ADVDEF_DATA`` (default ``data``), CIFAR-10 there too, or as an image folder at ``$ADVDEF_CIFAR``.
-    """
-    root, folder = os.environ.get("ADVDEF_DATA", "data"), os.environ.get("ADVDEF_CIFAR")
-    module: DataModule
-    if data == "mnist":
-        module = MNIST(root, batch_size=count, limit=count)
-    elif folder:
-        module = ImageFolder(spec="cifar10", root=folder, batch_size=count, limit=count, cache=False)
-    else:
-        module = CIFAR10(root, batch_size=count, limit=count)
+    """So many test images, a random choice that is always the same."""
+    module = data_of(data, count, count)
     module.setup("test")
     batch: Batch = next(iter(module.test_dataloader()))
     return batch
+
+
+def data_of(data: str, batch_size: int, limit: int) -> DataModule:
+    """MNIST at ``$ADVDEF_DATA`` (default ``data``); CIFAR-10 there too, or as an image folder at ``$ADVDEF_CIFAR``."""
+    root, folder = os.environ.get("ADVDEF_DATA", "data"), os.environ.get("ADVDEF_CIFAR")
+    if data == "mnist":
+        return MNIST(root, batch_size=batch_size, limit=limit)
+    if folder:
+        return ImageFolder(spec="cifar10", root=folder, batch_size=batch_size, limit=limit, cache=False)
+    return CIFAR10(root, batch_size=batch_size, limit=limit)

@@ -128,7 +128,7 @@ class RobustnessEvaluation(Callback):
         self._monitored: dict[str, float] = {}
         self._seen = 0
         self._claimed = False
-        self._began = 0.0
+        self._began = self._ready = 0.0
         self._left: int | None = None
         self._bar: AttackProgress | None = None
         self._gallery: Gallery | None = None
@@ -206,7 +206,7 @@ class RobustnessEvaluation(Callback):
 
     def _share(self, judge: Judge) -> dict[str, float]:
         names = [scenario.name for scenario in judge.scenarios]
-        return share_of(self._kept, names, time.perf_counter() - self._began)
+        return share_of(self._kept, names, self._ready - self._began)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs robust accuracy of the validation images."""
@@ -278,7 +278,7 @@ class RobustnessEvaluation(Callback):
             self._gallery = Gallery(judge.scenarios, self._store.gallery_of(trainer.global_rank))
         judge.watch = self._gallery
         self._claimed = isinstance(getattr(loader, "sampler", None), ClaimedBatches)
-        self._began = time.perf_counter()
+        self._began = self._ready = time.perf_counter()
         dataset = getattr(loader, "dataset", None)
         left, self._total = None, 0
         if isinstance(dataset, Sized):
@@ -323,6 +323,7 @@ class RobustnessEvaluation(Callback):
         self._announce(batch)
         rows = self._judge(batch, None if self._store is None else self._store.known(batch.indices))
         self._kept.append(rows)
+        self._ready = time.perf_counter()
         if self._store is not None and self._gallery is not None:
             self._gallery.save()  # first, so that a batch whose rows are there is never without its images
             self._store.add(rows)

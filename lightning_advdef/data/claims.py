@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from lightning_advdef.data.partition import hashed_order
 from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.types import Batch
 
+_SHARE = 0.75  # of an equal share of what is left: half, as in the paper, costs up to a third more of small batches
 _SMALLEST = 8  # the last batches have an eighth of the images of the first ones
 
 
@@ -35,7 +37,7 @@ class Claims(NamedTuple):
 
 
 def batch_sizes(images: int, processes: int, claims: Claims) -> list[int]:
-    """Images of each batch: half of an equal share of what is left.
+    """Images of each batch: three quarters of an equal share of what is left.
 
     Source: Hummel, Schonberg and Flynn, 1992, Factoring: a method for scheduling parallel loops,
     https://doi.org/10.1145/135226.135232, with batches one by one, a largest size and a smallest one.
@@ -48,12 +50,13 @@ def batch_sizes(images: int, processes: int, claims: Claims) -> list[int]:
     Returns:
         Sizes that add up to ``images``.
     """
-    largest = min(claims.largest, -(-images // (2 * processes if claims.shrink else processes)))
-    smallest = -(-largest // _SMALLEST) if claims.shrink else largest
+    parts = processes / _SHARE if claims.shrink else processes
+    largest = min(claims.largest, ceil(images / parts))
+    smallest = ceil(largest / _SMALLEST) if claims.shrink else largest
     sizes: list[int] = []
     left = images
     while left:
-        sizes.append(min(left, max(smallest, min(largest, -(-left // (2 * processes))))))
+        sizes.append(min(left, max(smallest, min(largest, ceil(left / parts)))))
         left -= sizes[-1]
     return sizes
 

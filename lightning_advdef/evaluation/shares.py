@@ -15,7 +15,7 @@ def share_of(judged: Sequence[Rows], scenarios: Iterable[str], seconds: float) -
     Args:
         judged: Rows of its batches.
         scenarios: Their names.
-        seconds: From the start of its work to the end.
+        seconds: From the start of its work to the end of its last batch.
 
     Returns:
         ``images``, ``seconds``, and the ``passes`` of all images together, forward and backward.

@@ -16,8 +16,8 @@ def test_batches_hold_all_images_and_none_more_than_the_largest(images, processe
     assert 0 < min(sizes) <= max(sizes) <= 64
 
 
-def test_sizes_are_half_of_an_equal_share_of_what_is_left():
-    assert batch_sizes(64, 2, Claims(256)) == [16, 12, 9, 7, 5, 4, 3, 2, 2, 2, 2]
+def test_sizes_are_three_quarters_of_an_equal_share_of_what_is_left():
+    assert batch_sizes(64, 2, Claims(256)) == [24, 15, 10, 6, 4, 3, 2]
 
 
 def test_a_batch_that_costs_the_same_whatever_its_size_is_not_made_smaller():
