@@ -1,7 +1,8 @@
 """Every configuration file is run: fitted for a step, if there is something to train, and tested, on generated data."""
 
 import inspect
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lightning_advdef import data, defenses
+from lightning_advdef.attacks import AutoAttack
 from lightning_advdef.cli import AdvDefCLI
 from lightning_advdef.defenses.purification import TrainingFreeModule
 from lightning_advdef.evaluation.diagnostics import probes
@@ -41,10 +43,15 @@ def name_of(path):
     return str(Path(path).relative_to(CONFIGS).with_suffix(""))
 
 
-def parsed(*files, command="test"):
-    """The configuration that some files give together."""
-    cli = ParseOnly(args=[command, *(word for path in files for word in ("-c", str(path)))])
-    return cli.config[command]
+@cache
+def read(*files):
+    """The command line that some files give together; reading them is most of what a test of so few images costs."""
+    return ParseOnly(args=["test", *(word for path in files for word in ("-c", str(path)))])
+
+
+def parsed(*files):
+    """The configuration of some files."""
+    return read(*files).config["test"]
 
 
 class ParseOnly(AdvDefCLI):
@@ -99,6 +106,21 @@ def short_probes(monkeypatch):
     monkeypatch.setattr(probes, "HUGE", replace(probes.HUGE, steps=TRIFLES["steps"]))
 
 
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch):
+    """What AutoAttack consists of, in few steps: it has none of its own to set."""
+    parts = AutoAttack.parts
+
+    def shortened(self):
+        return {name: replace(part, **trifles_of(part)) for name, part in parts(self).items()}
+
+    monkeypatch.setattr(AutoAttack, "parts", shortened)
+
+
+def trifles_of(attack):
+    return {field.name: TRIFLES[field.name] for field in fields(attack) if field.name in TRIFLES}
+
+
 def test_there_are_experiments_and_suites():
     assert EXPERIMENTS
     assert SUITES
@@ -117,7 +139,7 @@ def test_experiment_is_run(tmp_path, monkeypatch, experiment):
     small_scenarios = [small(entry) for entry in config["evaluation"]["scenarios"]] or [
         {"name": "fgsm", "attack": {"class_path": "FGSM", "init_args": {"eps": 0.01}}}
     ]
-    toy = {"toy_spec": spec_of(parsed(experiment, SUITES[0])), "count": 4, "batch_size": 4}
+    toy = {"toy_spec": spec_of(parsed(experiment)), "count": 4, "batch_size": 4}
     known = inspect.signature(class_of(config)).parameters
     of_presets = {name: TRIFLES[name] for name in OF_PRESETS if name in known}
     config["model"]["init_args"] = of_presets | small(config["model"]["init_args"])
@@ -128,7 +150,7 @@ def test_experiment_is_run(tmp_path, monkeypatch, experiment):
         config["model"]["init_args"]["network"]["init_args"]["weights"] = None
     config["data"] = {"class_path": "tests.toys.Toy", "init_args": toy}
     # a method is diagnosed on one data set, which is most of what a test of so few images costs
-    config["evaluation"] |= {"scenarios": small_scenarios, "diagnostics": experiment.stem == "mnist"}
+    config["evaluation"] |= {"scenarios": small_scenarios, "draws": 2, "diagnostics": experiment.stem == "mnist"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     advdef = Command(tmp_path)
     options = ["-c", tmp_path / "config.yaml"]
@@ -140,7 +162,7 @@ def test_experiment_is_run(tmp_path, monkeypatch, experiment):
 
 def merged(*files):
     """Model, data and evaluation of some files together, without their references to others."""
-    cli = ParseOnly(args=["test", *(word for path in files for word in ("-c", str(path)))])
+    cli = read(*files)
     config = yaml.safe_load(cli.parser.dump(cli.config, skip_link_targets=True))["test"]
     return {key: value for key, value in config.items() if key in ("model", "data", "evaluation")}
 
@@ -154,7 +176,8 @@ def test_suite_is_run(tmp_path, monkeypatch, suite):
     config = {
         "model": defense | {"init_args": defense["init_args"] | {"network": network}},
         "data": {"class_path": "tests.toys.Toy", "init_args": {"toy_spec": spec, "count": 12, "batch_size": 12}},
-        "evaluation": {"scenarios": small(scenarios), "diagnostics": False},
+        "evaluation": {"scenarios": small(scenarios), "draws": 2, "diagnostics": False},
+        "trainer": {"logger": False},  # pictures are a third of the time of many scenarios
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(ROOT)  # suites name the shipped networks by their place in the repository
