@@ -15,6 +15,10 @@ class ResultFolderError(FileExistsError):
     """A result folder holds the result of a different run."""
 
 
+class NotANumberError(RuntimeError):
+    """A network gave NaN under attack, so that the attack's result would mean nothing."""
+
+
 def require_choice(name: str, value: object, literal: object) -> None:
     """Refuses a word that a ``Literal`` does not have.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.surrogates.passes import Passes
 from lightning_advdef.attacks.surrogates.plain import as_defense
+from lightning_advdef.errors import NotANumberError
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Access
 
@@ -188,11 +189,11 @@ class Surrogate(ABC):
         """Ends the watch.
 
         Raises:
-            RuntimeError: If any watched value was NaN.
+            NotANumberError: If any watched value was NaN.
         """
         saw_nan, self._saw_nan, self._largest_label = self._saw_nan, None, 0
         if saw_nan is not None and saw_nan:
-            raise RuntimeError(
+            raise NotANumberError(
                 f"{type(self).__name__} gave NaN logits or gradients during the attack, so its result would mean "
                 "nothing: check the network's weights and its preprocessing"
             )

@@ -20,6 +20,7 @@ from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic
 from lightning_advdef.data.sources import ImageDataset
+from lightning_advdef.errors import NotANumberError
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner, is_out_of_memory
@@ -48,7 +49,7 @@ class Probes:
         probed: Rows of the images that the deployed defense saw, int64, shape ``(P,)``.
         noisy: Which of these it gets right under small noise, bool, shape ``(P,)``.
         survived: Which it gets right after an attack with a huge budget, bool, shape ``(P,)``; None where a gradient is
-            not finite, since no attack can follow it.
+            not finite, there or on the way, since no attack can follow it.
         cosines: Between the gradients at two nearby points, 0 where one is zero or not finite, shape ``(P,)``.
         finite: Which gradients are finite at both, bool, shape ``(P,)``.
         has_test_time_part: Whether the deployed defense answers otherwise than the bare classifier.
@@ -175,9 +176,12 @@ def _look_again(judge: Judge, surrogate: Surrogate, batch: Batch) -> tuple[Tenso
     )
 
 
-def _after_huge_budget(surrogate: Surrogate, batch: Batch, rng: SampleRNG) -> Tensor:
+def _after_huge_budget(surrogate: Surrogate, batch: Batch, rng: SampleRNG) -> Tensor | None:
     everything = torch.ones_like(batch.labels, dtype=torch.bool)
-    return ScenarioRunner(Scenario("huge_budget", HUGE), surrogate)(batch, rng, everything, {}).images
+    try:
+        return ScenarioRunner(Scenario("huge_budget", HUGE), surrogate)(batch, rng, everything, {}).images
+    except NotANumberError:  # so far from the images, it is no reason to lose their verdicts
+        return None
 
 
 def differentiated(judge: Judge, summary: Mapping[str, Any]) -> tuple[str, Surrogate]:

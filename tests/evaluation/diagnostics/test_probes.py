@@ -123,6 +123,23 @@ def test_a_gradient_that_is_no_number_does_not_end_an_evaluation_by_scores():
     assert (found["gradient_not_finite"], found["huge_budget_survived"]) == ("raised", "unmeasured")
 
 
+class NoNumberOffTheImages(Network):
+    """NaN for whatever is no black corner, as all digits have."""
+
+    def forward(self, images):
+        grey = images[:, :, 0, 0] > 0.1
+        return super().forward(images).masked_fill(grey, torch.nan)
+
+
+def test_no_number_on_the_way_of_the_huge_budget_does_not_end_an_evaluation():
+    suite = [Scenario("pgd", PGD(0.01, steps=2))]
+    found = {
+        told["name"]: told["status"]
+        for told in evaluate(NoNumberOffTheImages(), *some_digits(8), suite).result["diagnostics"]
+    }
+    assert (found["gradient_not_finite"], found["huge_budget_survived"]) == ("clear", "unmeasured")
+
+
 def test_passes_are_those_that_are_told():
     images, network = some_digits(64)[0], Counting()
     labels = torch.zeros(64, dtype=torch.int64)
