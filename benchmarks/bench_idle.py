@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch", type=int, default=128, help="largest batch attacked at once")
-    parser.add_argument("--eps", default="0.28")
+    parser.add_argument("--eps", default="0.28", help="budget; 8/255 fits CIFAR-10")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--network", default="mnist_lenet_adversarial", choices=NETWORKS)
     arguments = parser.parse_args()

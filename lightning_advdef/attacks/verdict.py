@@ -61,12 +61,17 @@ def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: i
     Raises:
         RuntimeError: If a logit is NaN, which no comparison of logits would notice.
     """
-    logits = _on_draws(defense, as_defense(defense), images, rng, draws).float()
+    logits = unchecked_logits(defense, images, rng, draws)
     if logits.isnan().any():
         raise RuntimeError(
             f"{type(defense).__name__} gave NaN logits, so no prediction can be judged: check weights and settings"
         )
     return logits
+
+
+def unchecked_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor:
+    """As :func:`deployed_logits`, for images of which a NaN is a finding and no reason to stop."""
+    return _on_draws(defense, as_defense(defense), images, rng, draws).float()
 
 
 def rejections(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: int = 1) -> Tensor | None:

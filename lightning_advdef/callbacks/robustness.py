@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import RandomSampler
 
 from lightning_advdef.attacks import MinimalNormAttack
+from lightning_advdef.callbacks.judging import Judging
 from lightning_advdef.callbacks.pictures import log_pictures
-from lightning_advdef.callbacks.progress import AttackProgress
 from lightning_advdef.callbacks.writer import AdversarialWriter
 from lightning_advdef.data import DataModule
-from lightning_advdef.data.claims import ClaimedBatches, Claims
+from lightning_advdef.data.claims import Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.diagnostics.probes import sample
-from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.examples import examples_of
 from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery
@@ -30,12 +25,11 @@ from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names, up_to
-from lightning_advdef.evaluation.shares import in_words, share_of
+from lightning_advdef.evaluation.shares import in_words
 from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
 from lightning_advdef.requeue import is_started_again, is_tried_again, note_job
-from lightning_advdef.types import Batch
 
 PREFIX = "val/robust_accuracy/"
 
@@ -57,12 +51,22 @@ def _validation_loop(trainer: Trainer) -> Any:
     return trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop
 
 
+def _gather(trainer: Trainer, kept: list[Rows]) -> Rows:
+    """Rows of all processes, each image once."""
+    parts: list[Any] = [kept]
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
+        torch.distributed.all_gather_object(parts, kept)
+    return join_rows([rows for part in parts for rows in part])
+
+
 class RobustnessEvaluation(Callback):
     """Attacks the deployed model in every scenario and stores the verdicts.
 
     Works with any LightningModule whose ``forward`` maps images in [0, 1] to logits, in ``test``, ``validate``
     and, with ``every_n_epochs``, in ``fit``; needs no Trainer flag. Each image index counts once, on any number of
-    devices.
+    devices. A test logs ``test/clean_accuracy``, of a random defense the mean over ``draws``, in place of what a module
+    of somebody else logs under that name.
 
     Args:
         scenarios: What to run. A second configuration file appends with ``scenarios+:``.
@@ -120,19 +124,15 @@ class RobustnessEvaluation(Callback):
         self.overwrite = overwrite
         self.progress = progress
         self.diagnostics = diagnostics
-        self._judge: Judge | None = None
+        self._judging: Judging | None = None
         self._store: ResultStore | None = None
-        self._pending: list[Batch] = []
-        self._kept: list[Rows] = []
-        self._judged: set[int] = set()
-        self._monitored: dict[str, float] = {}
-        self._seen = 0
-        self._claimed = False
-        self._began = self._ready = 0.0
-        self._left: int | None = None
-        self._bar: AttackProgress | None = None
-        self._gallery: Gallery | None = None
         self._writer: AdversarialWriter | None = None
+        self._monitored: dict[str, float] = {}
+
+    @property
+    def judges_test_images(self) -> bool:
+        """Whether a test gives verdicts on clean images, too, so that the module need not look at them again."""
+        return bool(self.scenarios)
 
     # Lightning's hooks
 
@@ -152,16 +152,17 @@ class RobustnessEvaluation(Callback):
             return
         mean_image = self._mean_image(trainer)
         judge = Judge(pl_module, self.scenarios, self.settings, mean_image, self.cache)
-        self._store = self._open_store(trainer, pl_module, judge)
-        if self._store.complete:
-            return
-        self._begin(trainer, judge, trainer.test_dataloaders)
+        self._store, judged = self._open_store(trainer, pl_module, judge)
+        if not self._store.complete:
+            loader, diagnostics = trainer.test_dataloaders, self.diagnostics
+            self._judging = Judging(judge, trainer, loader, self._store, judged, self.progress, diagnostics)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gets ready, unless this is the sanity check or an epoch without attacks."""
         scenarios = self.fit_scenarios if trainer.state.fn == "fit" else self.scenarios
         if scenarios and self.is_due(trainer):
-            self._begin(trainer, Judge(pl_module, scenarios, self.settings), trainer.val_dataloaders)
+            judge = Judge(pl_module, scenarios, self.settings)
+            self._judging = Judging(judge, trainer, trainer.val_dataloaders, progress=self.progress)
 
     def is_due(self, trainer: Trainer) -> bool:
         """Whether the current validation is attacked; in ``fit`` it may be an epoch without, or the sanity check."""
@@ -174,7 +175,7 @@ class RobustnessEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Judges full batches."""
-        self._take(trainer, batch)
+        self._take(batch)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
@@ -183,50 +184,40 @@ class RobustnessEvaluation(Callback):
 
         What averages weights puts them back at the end of the epoch, perhaps before this callback's turn.
         """
-        self._take(trainer, batch)
-        if self._judge is not None and _validation_loop(trainer).batch_progress.is_last_batch:
-            self._flush()
+        self._take(batch)
+        if self._judging is not None and _validation_loop(trainer).batch_progress.is_last_batch:
+            self._judging.flush()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the rest; rank 0 gathers all shards, writes the result and prints the table."""
-        if self._store is None:
+        store, judging = self._store, self._judging
+        if store is None:
             return
-        if self._judge is not None:
-            self._flush()
-            self._store.mark_done(trainer.global_rank, self._share(self._judge))
+        if judging is not None:
+            judging.flush()
+            store.mark_done(trainer.global_rank, judging.share())
             if trainer.is_global_zero:
-                self._finish(trainer, pl_module, self._judge, self._store)
+                self._finish(trainer, pl_module, judging.judge, store)
             else:
-                self._store.wait_until_complete()
+                store.wait_until_complete()
         elif trainer.is_global_zero:
-            print(f"already evaluated: {self._store.json_path}")
+            print(f"already evaluated: {store.json_path}")
+        pl_module.log("test/clean_accuracy", store.result()["clean_accuracy"]["value"], sync_dist=True)
         if trainer.is_global_zero:
-            print_results([self._store.folder])
+            print_results([store.folder])
         self._end()
-
-    def _share(self, judge: Judge) -> dict[str, float]:
-        names = [scenario.name for scenario in judge.scenarios]
-        return share_of(self._kept, names, self._ready - self._began)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs robust accuracy of the validation images."""
-        if self._judge is not None:
-            rows = self._gather(trainer)
-            self._monitored = validation_metrics(rows, self._judge.scenarios)
+        if self._judging is not None:
+            rows = _gather(trainer, self._judging.kept)
+            self._monitored = validation_metrics(rows, self._judging.judge.scenarios)
             self._end()
-            pl_module.log_dict(self._monitored)
+            pl_module.log_dict(self._monitored, sync_dist=True)
         elif self.every_n_epochs and not trainer.sanity_checking:
             # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
             names = validation_metric_names(expand(self.fit_scenarios, pl_module))
-            pl_module.log_dict(self._monitored or dict.fromkeys(names, math.nan))
-
-    def _gather(self, trainer: Trainer) -> Rows:
-        """Rows of all processes, each image once."""
-        parts: list[Any] = [self._kept]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self._kept)
-        return join_rows([rows for part in parts for rows in part])
+            pl_module.log_dict(self._monitored or dict.fromkeys(names, math.nan), sync_dist=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gets ready to write the adversarial images of one scenario.
@@ -246,20 +237,20 @@ class RobustnessEvaluation(Callback):
         name = self.write.replace("/", "_")
         self._writer = AdversarialWriter(self.write, self._folder(trainer) / f"adversarial_{name}.npz")
         judge = Judge(pl_module, wanted, self.settings, cache=self.cache)
-        self._begin(trainer, judge, trainer.predict_dataloaders)
+        self._judging = Judging(judge, trainer, trainer.predict_dataloaders, progress=self.progress)
         judge.watch = self._writer
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Attacks full batches."""
-        self._take(trainer, batch)
+        self._take(batch)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attacks the rest and writes the file."""
-        if self._writer is not None:
-            self._flush()
-            path = self._writer.save(self._kept)
+        if self._writer is not None and self._judging is not None:
+            self._judging.flush()
+            path = self._writer.save(self._judging.kept)
             self._end()
             print(f"adversarial images: {path}")
 
@@ -269,98 +260,19 @@ class RobustnessEvaluation(Callback):
             self._store.mark_failed(trainer.global_rank)
         self._end()
 
-    # the work
-
-    def _begin(self, trainer: Trainer, judge: Judge, loader: Any) -> None:
-        self._judge = judge
-        self._pending, self._kept, self._seen = [], [], 0
-        if self._store is not None:
-            self._gallery = Gallery(judge.scenarios, self._store.gallery_of(trainer.global_rank))
-        judge.watch = self._gallery
-        self._claimed = isinstance(getattr(loader, "sampler", None), ClaimedBatches)
-        self._began = self._ready = time.perf_counter()
-        dataset = getattr(loader, "dataset", None)
-        left, self._total = None, 0
-        if isinstance(dataset, Sized):
-            self._total = len(dataset)
-            left = -(-max(0, len(dataset) - len(self._judged)) // trainer.world_size)
-        self._left = left if trainer.is_global_zero and self._store is not None else None
-        if self.progress and trainer.is_global_zero and sys.stderr.isatty():
-            bounded = [s.name for s in judge.scenarios if not isinstance(s.attack, MinimalNormAttack)]
-            self._bar = AttackProgress(left, bounded)
+    def _take(self, batch: Any) -> None:
+        if self._judging is not None:
+            self._judging.take(batch)
 
     def _end(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
-        self._judge = self._store = self._writer = self._gallery = None
-        self._judged = set()
-
-    def _take(self, trainer: Trainer, batch: Any) -> None:
-        if self._judge is None:
-            return
-        batch = self._as_batch(trainer, batch)
-        if self._judged:
-            fresh = torch.tensor([index not in self._judged for index in batch.indices.tolist()])
-            batch = Batch(*(tensor[fresh.to(tensor.device)] for tensor in batch))
-        self._pending.append(batch)
-        while sum(len(part.images) for part in self._pending) >= self.settings.batch_size:
-            self._judge_next()
-        if self._claimed:
-            self._flush()
-
-    def _flush(self) -> None:
-        while sum(len(part.images) for part in self._pending):
-            self._judge_next()
-
-    def _judge_next(self) -> None:
-        """Judges the next ``batch_size`` pending images, or what is left of them."""
-        assert self._judge is not None
-        joined = Batch(*(torch.cat(tensors) for tensors in zip(*self._pending, strict=True)))
-        size = self.settings.batch_size
-        self._pending = [Batch(*(tensor[size:] for tensor in joined))]
-        batch = Batch(*(tensor[:size] for tensor in joined))
-        self._announce(batch)
-        rows = self._judge(batch, None if self._store is None else self._store.known(batch.indices))
-        self._kept.append(rows)
-        self._ready = time.perf_counter()
-        if self._store is not None and self._gallery is not None:
-            self._gallery.save()  # first, so that a batch whose rows are there is never without its images
-            self._store.add(rows)
-        if self._bar is not None:
-            self._bar.judged(rows)
-
-    def _announce(self, batch: Batch) -> None:
-        """Says once, before the first batch, what the evaluation costs at most."""
-        if self._left and self._judge is not None:
-            judge = self._judge
-            runners, draws = list(judge.runners.values()), judge.settings.draws
-            sentence = estimate(
-                judge.defense, runners, batch, self._left, draws, self._total if self.diagnostics else 0
-            )
-            if sentence:
-                print(sentence)
-        self._left = None
-
-    def _as_batch(self, trainer: Trainer, batch: Any) -> Batch:
-        """Our own batches as they are; ``(images, labels)`` of a foreign loader numbered in the loader's order."""
-        if isinstance(batch, Batch) or len(batch) == 3:
-            return Batch(*batch)
-        if trainer.world_size > 1:
-            raise ValueError(
-                "on several devices every batch must be (images, labels, indices), so each image counts once"
-            )
-        loaders = (trainer.test_dataloaders, trainer.predict_dataloaders)
-        if any(isinstance(getattr(loader, "sampler", None), RandomSampler) for loader in loaders):
-            raise ValueError("the loader shuffles, so images have no index: use shuffle=False, or yield indices")
-        images, labels = batch
-        indices = torch.arange(self._seen, self._seen + len(images), device=images.device)
-        self._seen += len(images)
-        return Batch(images, labels, indices)
+        if self._judging is not None:
+            self._judging.close()
+        self._judging = self._store = self._writer = None
 
     # the result folder
 
-    def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> ResultStore:
+    def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> tuple[ResultStore, set[int]]:
+        """The store, and which images it holds before any process adds to them."""
         folder = self._folder(trainer)
         identity = fingerprint(described_loader(trainer), pl_module, judge)
         if trainer.is_global_zero:
@@ -372,9 +284,9 @@ class RobustnessEvaluation(Callback):
                 note_job(shards)
         trainer.strategy.barrier()
         store = ResultStore(folder, identity)
-        self._judged = store.judged()
+        judged = store.judged()
         trainer.strategy.barrier()
-        return store
+        return store, judged
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.log_dir or trainer.default_root_dir)

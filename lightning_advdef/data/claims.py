@@ -20,7 +20,7 @@ from lightning_advdef.data.partition import hashed_order
 from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.types import Batch
 
-_SHARE = 0.75  # of an equal share of what is left: half, as in the paper, costs up to a third more of small batches
+_SHARE = 0.75  # of an equal share of what is left: half, as in the paper, took a quarter longer
 _SMALLEST = 8  # the last batches have an eighth of the images of the first ones
 
 
@@ -65,7 +65,7 @@ class ClaimedBatches(DistributedSampler[Batch]):
     """Gives whole batches of positions; the first of each process is its own, the others go to who asks first.
 
     Being a ``DistributedSampler`` it is kept by Lightning. A process that comes too late for a batch of its own, since
-    there are fewer batches than processes, repeats another's: each must take part in what Lightning gathers.
+    there are fewer batches than processes, repeats another's: each must take part in what a module may gather.
 
     Args:
         dataset: What to hand out.

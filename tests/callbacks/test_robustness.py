@@ -96,6 +96,41 @@ def test_validate_and_test_give_the_same_kind_of_number(tmp_path, function):
         assert result_of(tmp_path)[0]["clean_accuracy"]["images"] == 20
 
 
+class CountingDefense(StandardModule):
+    """Counts images that the deployed defense sees."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(MLP, spec="digits")
+        self.seen = 0
+
+    def forward(self, images, rng=None):
+        self.seen += len(images)
+        return super().forward(images, rng)
+
+
+def test_clean_images_are_judged_once_and_not_at_all_where_that_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_advdef.callbacks.judging.estimate", lambda *_: None)  # which tries a few passes
+    quiet = {"folder": str(tmp_path), "diagnostics": False, "progress": False}
+    counts = []
+    for _ in range(2):
+        defense = CountingDefense()
+        trainer = trainer_of(tmp_path, RobustnessEvaluation([Scenario("none", FGSM(eps=0.0))], **quiet))
+        trainer.test(defense, datamodule=small_digits(), verbose=False)
+        logged = float(trainer.callback_metrics["test/clean_accuracy"])
+        assert logged == pytest.approx(result_of(tmp_path)[0]["clean_accuracy"]["value"])
+        counts.append(defense.seen)
+    judged = CountingDefense()
+    Judge(judged, [Scenario("none", FGSM(eps=0.0))])(next(iter(all_digits(20))))
+    assert counts == [judged.seen, 0]
+
+
+def all_digits(count):
+    data = small_digits(batch_size=count)
+    data.setup("test")
+    return data.test_dataloader()
+
+
 def test_validate_after_test_with_one_callback_judges_all_images(tmp_path):
     evaluation = RobustnessEvaluation(SCENARIOS, folder=str(tmp_path))
     defense, data = small_defense(), small_digits()

@@ -40,8 +40,8 @@ def test_processes_finish_together_though_costly_images_lie_together(processes, 
     count = int(standing * images)
     # what stands is attacked by all parts of a cascade
     costs = [100] * count + [1] * (images - count)
-    assert idle_share(costs, processes) < 0.15
-    assert idle_share(costs[::-1], processes) < 0.15
+    assert idle_share(costs, processes) < 0.08
+    assert idle_share(costs[::-1], processes) < 0.08
 
 
 def hand_out(turns, images, batch_size):

@@ -13,6 +13,7 @@ from lightning_advdef.data import Digits, get_spec
 from lightning_advdef.data.sources import as_is
 from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Scenario
+from lightning_advdef.evaluation.store import GALLERY_FILE
 from lightning_advdef.models import MLP
 from tests.conftest import GOLDEN, result_of, scenario
 from tests.toys import NoisyInput
@@ -61,7 +62,12 @@ def references(tmp_path_factory):
     folders = {strict: tmp_path_factory.mktemp("reference") for strict in (False, True)}
     for strict, folder in folders.items():
         evaluate(folder, strict=strict)
-    return {strict: result_of(folder) for strict, folder in folders.items()}
+    return {strict: (*result_of(folder), gallery_of(folder)) for strict, folder in folders.items()}
+
+
+def gallery_of(folder):
+    with np.load(folder / GALLERY_FILE) as stored:
+        return dict(stored)
 
 
 # DeepFool stops when the last image of its batch is done, so what it spends depends on the neighbours
@@ -94,7 +100,17 @@ def test_two_processes_change_nothing(tmp_path, references, ddp, batch_size, str
     arguments = {"folder": tmp_path, "batch_size": batch_size, "strict": strict, "devices": 2}
     assert ddp("tests.evaluation.test_exactness:evaluate", **arguments) == [(0, 2), (1, 2)]
     assert_same(tmp_path, references[strict][1], strict)
-    assert result_of(tmp_path)[0]["clean_accuracy"]["images"] == IMAGES
+    summary, gallery = result_of(tmp_path)[0], gallery_of(tmp_path)
+    assert summary["clean_accuracy"]["images"] == IMAGES
+    expected, _, pictures = references[strict]
+    # what is looked at again, and what is shown, depends on the evaluation alone
+    assert len(summary["diagnostics"]) == len(expected["diagnostics"]) > 0
+    for found, wanted in zip(summary["diagnostics"], expected["diagnostics"], strict=True):
+        measured = wanted["measured"] if wanted["measured"] is None else pytest.approx(wanted["measured"], rel=1e-4)
+        assert (found["name"], found["status"], found["measured"]) == (wanted["name"], wanted["status"], measured)
+    assert gallery.keys() == pictures.keys()
+    for name, kept in pictures.items():
+        np.testing.assert_allclose(gallery[name], kept, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -18,7 +18,7 @@ from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.surrogates import as_defense
-from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic
+from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic, unchecked_logits
 from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.errors import NotANumberError
 from lightning_advdef.evaluation.judge import Judge
@@ -205,12 +205,10 @@ def differentiated(judge: Judge, summary: Mapping[str, Any]) -> tuple[str, Surro
 
 
 def _right(network: torch.nn.Module, batch: Batch, judge: Judge, rng: SampleRNG | None = None) -> Tensor:
-    """Which images one pass gets right, bool, shape ``(N,)``."""
+    """Which images one pass gets right, bool, shape ``(N,)``; with NaN among its logits it gets none right."""
     rng = rng or SampleRNG.for_images(batch.indices, judge.settings.seed)
-    predictions = [
-        deployed_logits(network, batch.images[rows], rng[rows])[0].argmax(dim=1) for rows in _groups(batch, judge)
-    ]
-    return (torch.cat(predictions) == batch.labels).cpu()
+    logits = torch.cat([unchecked_logits(network, batch.images[rows], rng[rows])[0] for rows in _groups(batch, judge)])
+    return ((logits.argmax(dim=1) == batch.labels) & ~logits.isnan().any(dim=1)).cpu()
 
 
 def _groups(batch: Batch, judge: Judge) -> list[slice]:

@@ -124,10 +124,12 @@ def test_a_gradient_that_is_no_number_does_not_end_an_evaluation_by_scores():
 
 
 class NoNumberOffTheImages(Network):
-    """NaN for whatever is no black corner, as all digits have."""
+    """NaN for whatever has no black corner, as all digits have."""
+
+    darkest = 0.1
 
     def forward(self, images):
-        grey = images[:, :, 0, 0] > 0.1
+        grey = images[:, :, 0, 0] > self.darkest
         return super().forward(images).masked_fill(grey, torch.nan)
 
 
@@ -138,6 +140,22 @@ def test_no_number_on_the_way_of_the_huge_budget_does_not_end_an_evaluation():
         for told in evaluate(NoNumberOffTheImages(), *some_digits(8), suite).result["diagnostics"]
     }
     assert (found["gradient_not_finite"], found["huge_budget_survived"]) == ("clear", "unmeasured")
+
+
+class NoNumberBesideTheImages(NoNumberOffTheImages):
+    """NaN even under small noise."""
+
+    darkest = 0.02
+
+
+def test_no_number_under_noise_counts_as_a_wrong_answer():
+    suite = [Scenario("pgd", PGD(0.01, steps=2))]
+    found = {
+        told["name"]: told
+        for told in evaluate(NoNumberBesideTheImages(), *some_digits(64), suite).result["diagnostics"]
+    }
+    assert found["noise_flips"]["status"] == "raised"
+    assert found["noise_flips"]["measured"] > 0.3, "half of the corners become lighter"
 
 
 def test_passes_are_those_that_are_told():
