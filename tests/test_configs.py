@@ -127,8 +127,9 @@ def test_there_are_experiments_and_suites():
 
 
 def _timed(path):
-    """Networks of ImageNet's size take some 20 seconds each; CIFAR-100 and SVHN are run as CIFAR-10 is."""
-    marks = [pytest.mark.slow] if any(name in path.stem for name in ("imagenet", "cifar100", "svhn")) else []
+    """Large networks take up to 20 seconds and have smaller siblings; CIFAR-100 and SVHN are run as CIFAR-10 is."""
+    large = ("imagenet", "nin", "wrn")
+    marks = [pytest.mark.slow] if any(name in path.stem for name in (*large, "cifar100", "svhn")) else []
     return pytest.param(path, marks=marks, id=name_of(path))
 
 
