@@ -16,7 +16,7 @@ class ResultFolderError(FileExistsError):
 
 
 class NotANumberError(RuntimeError):
-    """A network gave NaN under attack, so that the attack's result would mean nothing."""
+    """A network gave NaN, so that an attack or a verdict would mean nothing."""
 
 
 def require_choice(name: str, value: object, literal: object) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.attacks.surrogates import as_defense
+from lightning_advdef.errors import NotANumberError
 from lightning_advdef.rng import SampleRNG
 
 
@@ -59,11 +60,11 @@ def deployed_logits(defense: nn.Module, images: Tensor, rng: SampleRNG, draws: i
         Logits, float32, shape ``(draws, N, K)``.
 
     Raises:
-        RuntimeError: If a logit is NaN, which no comparison of logits would notice.
+        NotANumberError: If a logit is NaN, which no comparison of logits would notice.
     """
     logits = unchecked_logits(defense, images, rng, draws)
     if logits.isnan().any():
-        raise RuntimeError(
+        raise NotANumberError(
             f"{type(defense).__name__} gave NaN logits, so no prediction can be judged: check weights and settings"
         )
     return logits

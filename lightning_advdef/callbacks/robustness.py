@@ -142,13 +142,13 @@ class RobustnessEvaluation(Callback):
         if isinstance(data, DataModule):
             limit = trainer.limit_test_batches  # an int counts batches, 1.0 means all of them
             whole = isinstance(limit, float) and limit == 1
-            claimed = stage == "test" and bool(self.scenarios) and whole
+            claimed = stage == "test" and self.judges_test_images and whole
             settings = self.settings
             data.claims = Claims(settings.batch_size, shrink=not settings.strict) if claimed else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the result folder, or notices that this evaluation is already finished."""
-        if not self.scenarios:
+        if not self.judges_test_images:
             return
         mean_image = self._mean_image(trainer)
         judge = Judge(pl_module, self.scenarios, self.settings, mean_image, self.cache)

@@ -70,6 +70,11 @@ def write_json(path: Path, content: Any) -> None:
         unfinished.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
     """Writes columns as an uncompressed ``.npz``, with the same bytes for the same columns."""
     write_arrays(path, {name: rows[name] for name in sorted(rows)})
@@ -137,8 +142,7 @@ class ResultStore:
 
     def result(self) -> dict[str, Any]:
         """What ``robustness.json`` holds; the evaluation must be complete."""
-        found: dict[str, Any] = json.loads(self.json_path.read_text())
-        return found
+        return _read_json(self.json_path)
 
     def known(self, indices: torch.Tensor) -> Rows | None:
         """Rows of some images from a finished evaluation that this one extends; None if there is none."""
@@ -152,7 +156,7 @@ class ResultStore:
         return {name: column[positions] for name, column in self._extended.items()}
 
     def _stored(self, path: Path) -> Any:
-        return json.loads(path.read_text()).get("fingerprint") if path.is_file() else None
+        return _read_json(path).get("fingerprint") if path.is_file() else None
 
     def clear(self) -> None:
         """Removes an earlier result."""
@@ -227,7 +231,7 @@ class ResultStore:
         """
         while not all(self._done(rank).is_file() for rank in ranks):
             self._poll()
-        return [json.loads(self._done(rank).read_text()) for rank in ranks]
+        return [_read_json(self._done(rank)) for rank in ranks]
 
     def wait_until_complete(self) -> None:
         """Waits for the rank that writes the result.
