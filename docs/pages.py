@@ -1,13 +1,16 @@
 """What MkDocs shows: pages at the place they have in the repository, so that their links hold there and here.
 
-Pages of methods get their configurations below; pages of the API are made from the packages.
+Pages of methods get what RESULTS.md has of them and their configurations below; pages of the API are made from the
+packages.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
+from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -21,6 +24,7 @@ FURTHER = ["checkpoints/README.md", "benchmarks/README.md"]
 PACKAGES = [PACKAGE, *sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))]
 API = {f"api/{path.name}.md": path for path in PACKAGES}
 _ROLE = re.compile(r":(?:class|meth|func|attr):<code>")
+_MEASURED = re.compile(r"RESULTS\.md#([\w-]+)")
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -51,12 +55,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts the configurations of a method below its page."""
+    """Puts what was measured and the configurations of a method below its page."""
     if page.file.src_uri not in METHODS:
         return markdown
+    to_root = "../" * page.file.src_uri.count("/")
+    measured = [_section(anchor, to_root) for anchor in _MEASURED.findall(markdown)]
     folder = ROOT / "configs" / Path(page.file.src_uri).parent.name
     found = [_folded(path) for path in sorted(folder.glob("*.yaml"))]
-    return "\n".join([markdown, "## Configurations\n", *found])
+    return "\n".join([markdown, *measured, "## Configurations\n", *found])
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -71,6 +77,21 @@ def _reference(package: Path) -> str:
     named = [".".join(parts) for parts in modules if not parts[-1].startswith("__")]
     first = f"::: {'.'.join(package.relative_to(ROOT).parts)}\n    options: {{members: false}}"
     return "\n\n".join([f"# {package.name}", first, *(f"::: {name}" for name in named)])
+
+
+def _section(anchor: str, to_root: str) -> str:
+    """A heading of RESULTS.md and what stands below it, up to the next one as high, its links led to the root."""
+    parts = re.split(r"^(#+ .*)\n", (ROOT / "RESULTS.md").read_text(), flags=re.MULTILINE)[1:]
+    headings = list(zip(parts[::2], parts[1::2], strict=True))
+    first = [slugify(heading.lstrip("# "), "-") for heading, _ in headings].index(anchor)
+    level = _level(headings[first][0])
+    below = takewhile(lambda part: _level(part[0]) > level, headings[first + 1 :])
+    section = "".join(f"{heading}\n{text}" for heading, text in [headings[first], *below])
+    return _LINK.sub(lambda link: link[0].replace("](", f"]({to_root}"), section)
+
+
+def _level(heading: str) -> int:
+    return len(heading) - len(heading.lstrip("#"))
 
 
 def _linked(page: str) -> list[str]:

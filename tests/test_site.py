@@ -21,5 +21,8 @@ def test_every_page_and_every_package_is_in_the_documentation(tmp_path):
         assert f"lightning_advdef.{package.parent.name}" in (tmp_path / f"api/{package.parent.name}.html").read_text()
     method = (tmp_path / "lightning_advdef/defenses/deep_defense/index.html").read_text()
     assert "configs/deep_defense/mnist.yaml" in method
+    # what was measured, down to its last part and no further
+    assert "What stronger attacks say about the same networks" in method
+    assert "Generators as attacks" not in method
     # nothing is fetched when a page is opened
     assert 'src="http' not in method

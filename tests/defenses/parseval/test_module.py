@@ -8,7 +8,7 @@ from pytorch_lightning import Trainer
 
 from lightning_advdef.data import Digits
 from lightning_advdef.defenses import ParsevalModule
-from lightning_advdef.defenses.parseval import parseval_step
+from lightning_advdef.defenses.parseval.module import parseval_step
 from lightning_advdef.models import MLP, ConvNet
 
 NETWORK = functools.partial(MLP, hidden=[20])
@@ -125,7 +125,7 @@ def fit_on_two(folder):
 
 
 def test_two_processes_keep_equal_weights(tmp_path, ddp):
-    first, second = ddp("tests.defenses.test_parseval:fit_on_two", folder=tmp_path)
+    first, second = ddp("tests.defenses.parseval.test_module:fit_on_two", folder=tmp_path)
     assert (first == second).all()
     assert (first != first_layer(module_of()).numpy()).any()
 

@@ -1,0 +1,5 @@
+"""A purifier before a trained classifier."""
+
+from lightning_advdef.defenses.purification.module import PurificationModule, PurifierGradient, TrainingFreeModule
+
+__all__ = ["PurificationModule", "PurifierGradient", "TrainingFreeModule"]
