@@ -12,6 +12,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from lightning_advdef.files import whole_file
+
 _MARKER = "job"
 
 
@@ -36,7 +38,8 @@ def note_job(folder: Path) -> None:
     """Marks a folder as begun by this job, if it is one that may be started again; the first start stays noted."""
     start = _this_start()
     if (start["job"] or start["run"]) and not is_started_again(folder):
-        (folder / _MARKER).write_text(json.dumps(start))
+        with whole_file(folder / _MARKER) as unfinished:
+            unfinished.write_text(json.dumps(start))
 
 
 def is_started_again(folder: Path) -> bool:
