@@ -12,6 +12,7 @@ from pathlib import Path
 
 from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -80,13 +81,16 @@ def _reference(package: Path) -> str:
 
 
 def _section(anchor: str, to_root: str) -> str:
-    """A heading of RESULTS.md and what stands below it, up to the next one as high, its links led to the root."""
+    """A heading of RESULTS.md and what stands below it, up to the next one as high, links led to the root, as an h2."""
     parts = re.split(r"^(#+ .*)\n", (ROOT / "RESULTS.md").read_text(), flags=re.MULTILINE)[1:]
     headings = list(zip(parts[::2], parts[1::2], strict=True))
-    first = [slugify(heading.lstrip("# "), "-") for heading, _ in headings].index(anchor)
+    anchors = [slugify(heading.lstrip("# "), "-") for heading, _ in headings]
+    if anchors.count(anchor) != 1:
+        raise PluginError(f"RESULTS.md has {anchors.count(anchor)} headings #{anchor}, a page wants one: {anchors}")
+    first = anchors.index(anchor)
     level = _level(headings[first][0])
     below = takewhile(lambda part: _level(part[0]) > level, headings[first + 1 :])
-    section = "".join(f"{heading}\n{text}" for heading, text in [headings[first], *below])
+    section = "".join(f"{heading[level - 2 :]}\n{text}" for heading, text in [headings[first], *below])
     return _LINK.sub(lambda link: link[0].replace("](", f"]({to_root}"), section)
 
 
