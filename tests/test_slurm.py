@@ -80,15 +80,19 @@ def test_a_requeued_fit_gives_the_weights_of_an_uninterrupted_one_and_overwrites
     assert_same_training(fit(advdef), folder)  # ends at once, so that the next line of a script has its turn
 
 
-@pytest.mark.parametrize(("batches", "saved_at"), [(8, 17), (1, 4)], ids=["of several", "of one"])
-def test_a_signal_in_the_last_step_of_an_epoch_costs_it_no_validation_and_no_scheduler(
-    advdef, slurm, monkeypatch, batches, saved_at
+@pytest.mark.parametrize(
+    ("batches", "validated", "signalled_at", "saved_at"),
+    [(8, 8, 15, 17), (1, 1, 3, 4), (8, 4, 11, 13), (4, 1, 5, 8)],
+    ids=["of several", "of one", "in the middle", "every step"],
+)
+def test_a_signal_in_a_step_before_a_validation_costs_neither_it_nor_a_scheduler(
+    advdef, slurm, monkeypatch, batches, validated, signalled_at, saved_at
 ):
     scheduler = ["--model.scheduler=StepLR", "--model.scheduler.step_size=1", "--model.scheduler.gamma=0.5"]
     options = [*scheduler, "--trainer.max_epochs=8" if batches == 1 else "--trainer.max_epochs=4"]
-    options += [f"--trainer.limit_train_batches={batches}"]
+    options += [f"--trainer.limit_train_batches={batches}", f"--trainer.val_check_interval={validated}"]
     with pytest.raises(KilledError):
-        fit(advdef, *options, signalled_at=15 if batches == 8 else 3)
+        fit(advdef, *options, signalled_at=signalled_at)
     (saved,) = (advdef.runs / "run").glob("hpc_ckpt_*.ckpt")
     assert read_checkpoint(saved)["global_step"] == saved_at
     requeued(monkeypatch)

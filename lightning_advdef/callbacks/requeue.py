@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from types import FrameType
 from typing import Any
@@ -16,10 +17,10 @@ class RequeueBetweenSteps(Callback):
     processes perhaps a step later. Without SLURM this does nothing; under SLURM the processes ask each other after
     every step, which is one all-reduce of a number.
 
-    The last step of an epoch is answered by the first of the next, since Lightning would take an epoch saved there for
-    finished: no validation, no scheduler. Epochs of one step are answered at their end, and the last epoch is finished.
-    So the signal must come earlier than the end of the job by the time of a validation and two steps
-    (``sbatch --signal=USR1@SECONDS``).
+    A step that ends an epoch or has a validation behind it is answered by the next one, since Lightning would take the
+    validation, and the epoch with its scheduler, for done. Where every step is so, the end of an epoch answers, and the
+    last epoch is finished. So the signal must come earlier than the end of the job by the time of a validation and two
+    steps (``sbatch --signal=USR1@SECONDS``).
     """
 
     def __init__(self) -> None:
@@ -36,13 +37,16 @@ class RequeueBetweenSteps(Callback):
         self._asked = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
-        """Answers, unless the epoch ends here."""
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        """Answers, unless the epoch ends here or a validation follows."""
+        loop = trainer.fit_loop.epoch_loop
+        # Lightning counts over all epochs where none is to end with a validation
+        steps = 1 + (loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx)
+        if not loop.batch_progress.is_last_batch and steps % (trainer.val_check_batch or math.inf) != 0:
             self._answer(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Answers where every step is the last of an epoch."""
-        if trainer.num_training_batches == 1 and trainer.current_epoch + 1 != trainer.max_epochs:
+        """Answers where every step is the last of an epoch, or validated."""
+        if 1 in (trainer.num_training_batches, trainer.val_check_batch) and trainer.current_epoch + 1 != trainer.max_epochs:
             self._answer(trainer)
 
     def _answer(self, trainer: Trainer) -> None:
