@@ -46,7 +46,8 @@ class RequeueBetweenSteps(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answers where every step is the last of an epoch, or validated."""
-        if 1 in (trainer.num_training_batches, trainer.val_check_batch) and trainer.current_epoch + 1 != trainer.max_epochs:
+        every_step = 1 in (trainer.num_training_batches, trainer.val_check_batch)
+        if every_step and trainer.current_epoch + 1 != trainer.max_epochs:
             self._answer(trainer)
 
     def _answer(self, trainer: Trainer) -> None:

@@ -50,20 +50,22 @@ class RestorerTraining(PartTraining):
         super().begin(trainer)
         assert self.adversaries is not None
         known, device = self.adversaries, trainer.strategy.root_device
-        self.pools = EmbeddingPools(
-            *embedded(
-                training_images(trainer),
-                lambda batch: [batch.images, *self._adversarial(known, batch, "train")],
-                self._embed,
-                device,
-            )
-        )
         fresh, validation = Adversaries(self.recipe, known.surrogate), validation_images(trainer)
         self.held_out = None
-        if validation is not None:
-            self.held_out = embedded(
-                validation, lambda batch: self._adversarial(fresh, batch, "val"), self._embed, device
+        # Lightning brings its precision to training steps alone, and this comes before the first
+        with trainer.precision_plugin.forward_context():
+            self.pools = EmbeddingPools(
+                *embedded(
+                    training_images(trainer),
+                    lambda batch: [batch.images, *self._adversarial(known, batch, "train")],
+                    self._embed,
+                    device,
+                )
             )
+            if validation is not None:
+                self.held_out = embedded(
+                    validation, lambda batch: self._adversarial(fresh, batch, "val"), self._embed, device
+                )
 
     def _adversarial(self, adversaries: Adversaries, batch: Batch, split: str) -> list[Tensor]:
         rng = SampleRNG.for_images(batch.indices, global_seed(), split).stream("adversary")
@@ -74,6 +76,7 @@ class RestorerTraining(PartTraining):
         target, denoiser = self.frozen
         with attack_mode(target, denoiser), torch.no_grad():
             features = self.networks.embed(denoiser(images))
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
             return features, self.networks.classifier.head(features)
 
     def validate(self) -> dict[str, Tensor]:

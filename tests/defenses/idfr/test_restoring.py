@@ -47,6 +47,17 @@ def test_pools_hold_embeddings_of_clean_and_adversarial_images_behind_the_denois
     assert found.counts[:, 0].sum() == (logits.argmax(dim=1) == labels.repeat(3)).sum()
 
 
+def test_networks_embed_in_the_precision_of_the_training(runs, tmp_path):
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        module = module_of(stage="restore", weights=runs["denoise"])
+        quiet_trainer(tmp_path, precision=precision).fit(module, toy())
+        found.append(module.part_training.pools.embeddings.sort(dim=0).values)
+    assert found[1].dtype == torch.float32
+    # a sign that turns in the attack moves single embeddings by more
+    assert 0 < (found[0] - found[1]).abs().mean() < 0.01
+
+
 def test_accuracy_on_adversarial_validation_images_is_logged_with_and_without_the_restorer(runs, tmp_path):
     attack = FGSM(0.2)
     module = module_of(stage="restore", weights=runs["denoise"], attacks=[attack], cache=str(tmp_path / "cache"))
