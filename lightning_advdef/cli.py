@@ -12,6 +12,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_warn
+from torch.backends.cpu import get_cpu_capability
 
 # the exports of these packages are what a configuration may name by its short class name
 from lightning_advdef import attacks, callbacks, data, defenses, models, purifiers  # noqa: F401
@@ -174,7 +176,22 @@ class AdvDefCLI(LightningCLI):
             kwargs.setdefault("enable_progress_bar", False)
         trainer = super().instantiate_trainer(**kwargs)
         self._keep_checkpoints(trainer)
+        self._warn_of_emulation(trainer)
         return trainer
+
+    def _warn_of_emulation(self, trainer: Trainer) -> None:
+        """Says so where bfloat16 was chosen for speed and costs it."""
+        if self.subcommand == "fit":
+            reduced, instead = str(trainer.precision).startswith("bf16"), "--trainer.precision 32-true"
+        else:
+            search = self._get(self.config_init, "evaluation").settings.search
+            reduced, instead = search == "bfloat16", "--evaluation.search float32"
+        # PyTorch computes in bfloat16 from AVX-512 on, and converts every number before
+        if reduced and trainer.strategy.root_device.type == "cpu" and get_cpu_capability() == "AVX2":
+            rank_zero_warn(
+                "this processor has no arithmetic for bfloat16, which is emulated and many times slower than float32: "
+                f"{instead}"
+            )
 
     def _place_of_signals(self) -> Path:
         """Where Lightning keeps checkpoints made on SLURM's signal, and looks for them unasked.

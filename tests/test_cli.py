@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -229,6 +230,25 @@ def test_one_scenario_may_have_several_budgets_or_the_usual_one(advdef, tmp_path
 def test_strict_mode_refuses_bfloat16(advdef):
     with pytest.raises(ValueError, match=r"^strict mode [^\n]*$"):
         advdef.digits("test", "--evaluation.strict=true", "--evaluation.search=bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "instead"),
+    [
+        ("fit", "--trainer.precision=bf16-mixed", "--trainer.precision 32-true"),
+        ("test", "--evaluation.search=bfloat16", "--evaluation.search float32"),
+    ],
+)
+def test_a_processor_without_bfloat16_is_told_of(advdef, monkeypatch, command, asked, instead):
+    small = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", "--trainer.max_epochs=1"]
+    monkeypatch.setattr("lightning_advdef.cli.get_cpu_capability", lambda: "AVX2")
+    with pytest.warns(UserWarning, match=f"emulated .*: {instead}"):
+        advdef.digits(command, asked, *small, name="slow")
+    monkeypatch.setattr("lightning_advdef.cli.get_cpu_capability", lambda: "AVX512")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        advdef.digits(command, asked, *small, name="fast")
+    assert not [one for one in heard if "emulated" in str(one.message)]
 
 
 def test_report_prints_runs_side_by_side(advdef, capsys):
