@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 import lightning_advdef
+from lightning_advdef.attacks import Surrogate
 
 _ROOT = Path(lightning_advdef.__file__).parent
 _WITHOUT_RESULTS = ("distillation", "evaluation/reporting", "export")  # they read results or networks, and make none
@@ -25,8 +26,8 @@ def code_hash(*items: object) -> str:
     What reports and exports is left out.
 
     Args:
-        items: Attacks, surrogates and networks in use: the files of their classes, and of those of the modules and
-            settings in them, such as purifiers, are hashed as well, unless they are of this package or installed.
+        items: Attacks, surrogates and networks in use: the files of their classes and base classes, and of those of
+            what is in them, such as purifiers, are hashed as well, unless they are of this package or installed.
     """
     own = {path for kind in _classes(items) if (path := _source(kind)) is not None}
     content = b"".join(path.read_bytes() for path in sorted(own))
@@ -34,7 +35,7 @@ def code_hash(*items: object) -> str:
 
 
 def _classes(items: Iterable[object]) -> set[type]:
-    """Classes of items and of all that they hold, however deep."""
+    """Classes, with their bases, of items and of all that they hold, however deep."""
     found: dict[int, object] = {}
     waiting = list(items)
     while waiting:
@@ -42,16 +43,16 @@ def _classes(items: Iterable[object]) -> set[type]:
         if id(item) not in found:
             found[id(item)] = item
             waiting += _held(item)
-    return {type(item) for item in found.values()}
+    return {kind for item in found.values() for kind in type(item).__mro__}
 
 
 def _held(item: object) -> Iterable[object]:
-    """What lies in a container, or is an attribute of a module or a dataclass; nothing for other objects."""
+    """What lies in a container, or is an attribute of a module, surrogate or dataclass; nothing for other objects."""
     if isinstance(item, Mapping):
         return item.values()
     if isinstance(item, list | tuple):
         return item
-    if isinstance(item, nn.Module) or (is_dataclass(item) and not isinstance(item, type)):
+    if isinstance(item, nn.Module | Surrogate) or (is_dataclass(item) and not isinstance(item, type)):
         return vars(item).values()
     return ()
 

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from lightning_advdef import hashing
-from lightning_advdef.attacks import PGD, Targeted
+from lightning_advdef.attacks import EOT, PGD, Targeted
 from lightning_advdef.defenses import FeatureSqueezingModule, PurificationModule
 from lightning_advdef.hashing import code_hash, file_hashes
 from lightning_advdef.models import MLP
@@ -20,10 +20,13 @@ from lightning_advdef.purifiers import Chain, Median
 OF_MY_OWN = """
 from dataclasses import dataclass
 from torch import nn
-from lightning_advdef.attacks import PGD
+from lightning_advdef.attacks import PGD, FullGradient
 from lightning_advdef.purifiers import Purifier
 
 class Layer(nn.Module):
+    pass
+
+class Surrogate(FullGradient):
     pass
 
 @dataclass(frozen=True)
@@ -84,8 +87,10 @@ def mine(tmp_path):
         lambda mine: nn.Sequential(nn.Sequential(mine.Layer())),
         lambda mine: mine.Attack(0.1),
         lambda mine: Targeted(mine.Attack(0.1)),
+        lambda mine: EOT(nn.Identity(), of=mine.Surrogate),
+        lambda mine: type("Derived", (mine.Layer,), {})(),
     ],
-    ids=["purifier", "chain", "squeezer", "layer", "attack", "inner attack"],
+    ids=["purifier", "chain", "squeezer", "layer", "attack", "inner attack", "inner surrogate", "base class"],
 )
 def test_the_code_of_a_class_of_ones_own_counts_wherever_it_is_used(mine, hold):
     item = hold(mine)
