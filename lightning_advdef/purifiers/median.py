@@ -35,7 +35,6 @@ class Median(Purifier):
     padding: Literal["zeros", "mirror"] = "zeros"
 
     differentiable = True
-    untraceable = "ONNX has no k-th smallest value"
 
     def __post_init__(self) -> None:
         """Checks the window."""
@@ -49,7 +48,8 @@ class Median(Purifier):
 
     def _filtered(self, images: Tensor) -> Tensor:
         windows = self._padded(images).unfold(2, self.kernel, 1).unfold(3, self.kernel, 1)
-        middle: Tensor = windows.flatten(4).kthvalue(self.kernel**2 // 2 + 1, dim=4).values
+        upper = (self.kernel**2 + 1) // 2  # the median and all above it; unlike kthvalue, ONNX knows topk
+        middle: Tensor = windows.flatten(4).topk(upper, dim=4).values[..., -1]
         return middle
 
     def _padded(self, images: Tensor) -> Tensor:

@@ -86,8 +86,9 @@ def test_fewer_than_two_images_are_refused(tmp_path):
         {"class_path": "IDFRModule", "init_args": {"network": "LeNet", "stage": "restore"}},
         {"class_path": "StandardModule", "init_args": {"network": "LeNet"}},
         {"class_path": "PurificationModule", "init_args": {"network": "LeNet", "purifier": "GaussianBlur"}},
+        {"class_path": "PurificationModule", "init_args": {"network": "LeNet", "purifier": "Median"}},
     ],
-    ids=lambda model: model["class_path"],
+    ids=["idfr", "standard", "blur", "median"],
 )
 def test_deterministic_defenses_are_exported(tmp_path, model):
     (tmp_path / "config.yaml").write_text(json.dumps({"model": model}))
