@@ -97,24 +97,32 @@ def compare(first: Run, second: Run) -> Comparison:
 
 
 def require_same_images(first: Run, second: Run) -> None:
-    """Refuses runs that judged different images.
+    """Refuses runs that judged different images, or that nothing shows to have judged the same.
 
     Raises:
-        ResultFolderError: If images, their number, order or labels differ.
+        ResultFolderError: If images, their number, order or labels differ, or are described in different ways.
     """
-    data = [run.result.get("fingerprint", {}).get("data", {}) for run in (first, second)]
-    hashes = [each.get("images") for each in data]
-    # a data module hashes what it stores, and images in memory are pixels: of the same images these differ
-    comparable = all(hashes) and data[0].get("class") == data[1].get("class")
     counts = [len(run.rows["label"]) for run in (first, second)]
-    same = counts[0] == counts[1] and all(
+    paired = counts[0] == counts[1] and all(
         torch.equal(first.rows[column], second.rows[column]) for column in ("index", "label")
     )
-    if not same or (comparable and hashes[0] != hashes[1]):
+    if not paired:
         raise ResultFolderError(
             f"{first.folder} and {second.folder} judged different images ({counts[0]} and {counts[1]}), so nothing can "
             "be paired: test both with the same --data and --data.limit"
         )
+    if _images(first) != _images(second):
+        raise ResultFolderError(
+            f"{first.folder} and {second.folder} judged different images, or the same ones hashed in different ways (by "
+            "pixels, by names of files, or by an earlier version), so nothing can be paired: test both with the same "
+            "--data"
+        )
+
+
+def _images(run: Run) -> Any:
+    """What tells the images of a run from others: their hash; of a data set that cannot be hashed, its class."""
+    data = run.result.get("fingerprint", {}).get("data", {})
+    return data.get("images") or {"class": data.get("class")}
 
 
 def _of_one_name(first: Run, second: Run) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:

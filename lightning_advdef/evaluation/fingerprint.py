@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from lightning_advdef.hashing import code_hash
 
 _NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
 _FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed
+_CHUNK = 1024  # images that are turned into floats at once
 
 
 def data_hash(dataset: Any) -> str | None:
     """SHA-256 over the test images.
 
-    Image files are taken by name and size; of a data set that is not ours, its length and a few items; None if it
-    cannot be indexed.
+    Pixels are hashed as :func:`described_images` does, whatever data module holds them and as which type. Image files
+    are taken by name and size; of a data set that is not ours, its length and a few items; None if it cannot be indexed.
     """
     digest = hashlib.sha256()
     if isinstance(dataset, ImageDataset):
@@ -42,9 +44,10 @@ def data_hash(dataset: Any) -> str | None:
 
 def _update_with_images(digest: Any, dataset: ImageDataset) -> None:
     source = dataset.source
-    tensors = [dataset.indices, source.labels[dataset.indices]]
+    tensors: Iterable[Tensor] = [dataset.indices, source.labels[dataset.indices]]
     if isinstance(source, MemoryImages):
-        tensors.append(source.pixels[dataset.indices])
+        # lazily, since as float32 a whole split is four times as large
+        tensors = chain(tensors, map(source.read, dataset.indices.split(_CHUNK)))
     elif isinstance(source, FileImages):
         paths = [Path(source.paths[row]) for row in dataset.indices.tolist()]
         digest.update("".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in paths).encode())

@@ -13,9 +13,11 @@ from lightning_advdef.__main__ import run
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.comparison import Comparison, Contest, compare, write_winners
 from lightning_advdef.evaluation.run import read_runs
+from tests.conftest import scenario
 from tests.evaluation.results import columns, spending, write
 
 RIGHT = (True, True, True, False)
+SCENARIOS = [scenario("pgd", "PGD", eps=0.1, steps=3)]
 
 
 def evaluated(folder, after, right=RIGHT, scenarios=("fgm",), eps=0.5, **changes):
@@ -75,21 +77,55 @@ def test_other_images_are_refused_in_one_sentence(pair, tmp_path, changed):
         compare(*read_runs([pair[0], other]))
 
 
-def test_same_indices_of_another_data_set_are_refused(pair):
-    for folder, name in zip(pair, ("mnist", "fashion"), strict=True):
+def state_data(folders, *descriptions):
+    for folder, data in zip(folders, descriptions, strict=True):
         result = json.loads((folder / "robustness.json").read_text())
-        result["fingerprint"] = {"data": {"images": name}}
+        result["fingerprint"] = {"data": data}
         (folder / "robustness.json").write_text(json.dumps(result))
-    with pytest.raises(ResultFolderError, match="different images"):
+
+
+@pytest.mark.parametrize(
+    "descriptions",
+    [
+        ({"images": "mnist"}, {"images": "fashion"}),
+        ({"class": "Tensor", "images": "mnist"}, {"class": "MNIST", "images": "fashion"}),
+        ({"class": "MNIST", "images": "mnist"}, {"class": "MNIST", "images": None}),
+        ({"class": "Mine", "images": None}, {"class": "Other", "images": None}),
+    ],
+)
+def test_same_indices_and_labels_of_other_images_are_refused(pair, descriptions):
+    state_data(pair, *descriptions)
+    with pytest.raises(ResultFolderError, match=r"a and .*b judged different images, or .* same --data$"):
         compare(*read_runs(pair))
 
 
-def test_images_in_memory_are_compared_with_those_of_a_data_module_by_index_and_label(pair):
-    for folder, name in zip(pair, ("Tensor", "MNIST"), strict=True):
-        result = json.loads((folder / "robustness.json").read_text())
-        result["fingerprint"] = {"data": {"class": name, "images": f"hash of a {name}"}}
-        (folder / "robustness.json").write_text(json.dumps(result))
+@pytest.mark.parametrize(
+    "descriptions",
+    [
+        ({"class": "Tensor", "images": "mnist"}, {"class": "MNIST", "images": "mnist", "seed": 1}),
+        ({"class": "Mine", "images": None}, {"class": "Mine", "images": None, "mean_image": "mean"}),
+    ],
+)
+def test_equal_hashes_or_a_class_without_one_are_the_same_images(pair, descriptions):
+    state_data(pair, *descriptions)
     assert compare(*read_runs(pair)).contests
+
+
+def test_pixels_are_recognised_from_any_data_module_and_adversarial_images_are_others(advdef, tmp_path):
+    whole = {"scenarios": SCENARIOS, "limit": "null"}  # of all images the positions are the same, too
+    first = advdef.digits("predict", "--evaluation.write=pgd", **whole, name="first")
+    advdef.digits("test", **whole, name="first")
+    with np.load(first / "adversarial_pgd.npz") as arrays:
+        images = {name: arrays[name] for name in ("x_clean", "x_test", "y_test")}
+    tested = {}
+    for name in ("x_clean", "x_test"):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, x_test=images[name], y_test=images["y_test"])
+        own = ("--data=NPZ", f"--data.root={path}", "--data.spec=digits")
+        tested[name] = advdef.digits("test", *own, **whole, name=name)
+    assert compare(*read_runs([first, tested["x_clean"]])).contests[0].difference.value == 0
+    with pytest.raises(ResultFolderError, match="different images, or"):
+        compare(*read_runs([first, tested["x_test"]]))
 
 
 def test_command_prints_and_writes_a_row_per_image(pair, tmp_path, capsys):

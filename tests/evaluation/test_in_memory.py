@@ -76,6 +76,7 @@ def test_rows_and_summary_are_those_of_the_command_line(advdef):
         np.testing.assert_array_equal(found.rows[name].numpy(), column)
     circumstances = {"schema", "fingerprint", "date", "scenarios", "processes"}
     assert found.result.keys() - circumstances == summary.keys() - circumstances
+    assert found.fingerprint["data"]["images"] == summary["fingerprint"]["data"]["images"]
     for ours, theirs in zip(found.result["scenarios"], summary["scenarios"], strict=True):
         assert json.loads(json.dumps(ours["robust_accuracy"])) == theirs["robust_accuracy"]
 
