@@ -1,11 +1,14 @@
 """The extra passes: on which images, how many, and independent of how the rest was run."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_advdef.attacks import PGD, FullGradient, Square, Undefended
 from lightning_advdef.data import Digits
+from lightning_advdef.defenses import PurificationModule
 from lightning_advdef.evaluation import Judge, Scenario, evaluate
 from lightning_advdef.evaluation.diagnostics.probes import (
     COMPARED,
@@ -16,6 +19,8 @@ from lightning_advdef.evaluation.diagnostics.probes import (
     probe_cost,
     sample,
 )
+from lightning_advdef.models import MLP
+from lightning_advdef.purifiers import BitDepth, Median
 from lightning_advdef.types import Batch
 from tests.conftest import result_of, scenario
 from tests.evaluation.diagnostics.helpers import Network, some_digits
@@ -153,6 +158,34 @@ def test_no_number_under_noise_counts_as_a_wrong_answer():
     told = evaluate(network, images, network(images).argmax(dim=1), [Scenario("pgd", PGD(0.01, steps=2))])
     flips = next(entry for entry in told.result["diagnostics"] if entry["name"] == "noise_flips")
     assert flips["measured"] > 0.1, "half of the corners become lighter"
+
+
+def finding(name, module, images, labels):
+    told = evaluate(module, images, labels, [Scenario("pgd", PGD(0.01, steps=20))]).result["diagnostics"]
+    return next(entry for entry in told if entry["name"] == name)
+
+
+class FlipsUnderNoise(Network):
+    """Answers otherwise as soon as one pixel is no longer black."""
+
+    def forward(self, images):
+        return torch.where(images[:, :, 0, 0] > 0.01, super().forward(images).roll(1, dims=1), super().forward(images))
+
+
+@pytest.mark.parametrize(("network", "expected"), [(FlipsUnderNoise, "raised"), (Network, "clear")])
+def test_predictions_that_noise_turns_are_raised(network, expected):
+    network, images = network(), some_digits(128)[0]
+    assert finding("noise_flips", network, images, network(images).argmax(dim=1))["status"] == expected
+
+
+@pytest.mark.parametrize(("purifier", "expected"), [(Median(7), "raised"), (BitDepth(8), "clear")])
+def test_images_that_the_purifier_makes_wrong_are_raised(purifier, expected):
+    defense, images = (
+        PurificationModule(functools.partial(MLP, hidden=[8]), purifier, spec="digits"),
+        some_digits(64)[0],
+    )
+    labels = defense.classifier(images).argmax(dim=1)
+    assert finding("defense_costs_accuracy", defense, images, labels)["status"] == expected
 
 
 def test_passes_are_those_that_are_told():
