@@ -4,8 +4,9 @@ A cascade spends a few passes on an image that falls to its first attack and hun
 are handed out one batch after the other, against equal shares fixed beforehand; rounds of both are interleaved. Passes
 do not depend on what else the machine does, seconds do.
 
-Usage: ``python -m benchmarks.bench_idle [--images 200] [--processes 2] [--rounds 3] [--network NAME --eps 8/255]``,
-with MNIST at ``$ADVDEF_DATA``, CIFAR-10 there or as an image folder at ``$ADVDEF_CIFAR``
+Usage: ``python -m benchmarks.bench_idle [--images 200] [--processes 2] [--rounds 3]
+[--network cifar10_resnet_adversarial --eps 8/255]``, with MNIST at ``$ADVDEF_DATA``, CIFAR-10 there or as an image
+folder at ``$ADVDEF_CIFAR``
 """
 
 from __future__ import annotations
