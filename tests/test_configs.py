@@ -35,8 +35,18 @@ TRIFLES = {
 }
 # left out where a preset has them
 OF_PRESETS = ("rounds", "iterations")
-# suites of attackers who know one defense
-OWNERS = {"ride": {"class_path": "RIDEModule", "init_args": {"rounds": 2, "iterations": 2, "forwards": 1}}}
+# suites of attackers who know one defense, by the beginning of their name
+OWNERS = {
+    "idfr": {
+        "class_path": "IDFRModule",
+        "init_args": {
+            "stage": "restore",
+            "denoiser": {"class_path": "InputDenoiser", "init_args": {"width": 2}},
+            "restorer": {"class_path": "FeatureRestorer", "init_args": {"hidden": [32]}},
+        },
+    },
+    "ride": {"class_path": "RIDEModule", "init_args": {"rounds": 2, "iterations": 2, "forwards": 1}},
+}
 
 
 def name_of(path):
@@ -173,7 +183,8 @@ def test_suite_is_run(tmp_path, monkeypatch, suite):
     spec = "cifar10" if "cifar10" in suite.stem else "mnist"
     scenarios = merged(CONFIGS / "standard" / f"{spec}.yaml", suite)["evaluation"]["scenarios"]
     network = {"class_path": "MLP", "init_args": {"hidden": [8]}}
-    defense = OWNERS.get(suite.stem, {"class_path": "StandardModule", "init_args": {}})
+    owner = OWNERS.get(suite.stem.partition("_")[0])
+    defense = owner or {"class_path": "StandardModule", "init_args": {}}
     config = {
         "model": defense | {"init_args": defense["init_args"] | {"network": network}},
         "data": {"class_path": "tests.toys.Toy", "init_args": {"toy_spec": spec, "count": 12, "batch_size": 12}},
@@ -186,6 +197,13 @@ def test_suite_is_run(tmp_path, monkeypatch, suite):
     assert summary["clean_accuracy"]["value"] > 0, "an untrained network guesses a few"
     # a list of eps gives a row each
     assert {found["name"].partition("/")[0] for found in summary["scenarios"]} == {entry["name"] for entry in scenarios}
+    if owner:
+        names = [found["name"] for found in summary["scenarios"]]
+        adaptive = [entry["name"] for entry in scenarios if entry.get("surrogate") == "adaptive"]
+        assert adaptive
+        assert all(sum(name.startswith(f"{each}/") for name in names) > 1 for each in adaptive), (
+            "an attack for each part"
+        )
     for found in summary["scenarios"]:
         assert 0 <= found["robust_accuracy"]["value"] <= summary["clean_accuracy"]["value"]
         assert np.isfinite(rows[f"{found['name']}/linf"]).all()
