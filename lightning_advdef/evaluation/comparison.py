@@ -113,9 +113,9 @@ def require_same_images(first: Run, second: Run) -> None:
         )
     if _images(first) != _images(second):
         raise ResultFolderError(
-            f"{first.folder} and {second.folder} judged different images, or the same ones hashed in different ways (by "
-            "pixels, by names of files, or by an earlier version), so nothing can be paired: test both with the same "
-            "--data"
+            f"{first.folder} and {second.folder} judged different images, or the same ones hashed in different ways "
+            "(by pixels, by names of files, or by an earlier version), so nothing can be paired: test both with the "
+            "same --data"
         )
 
 

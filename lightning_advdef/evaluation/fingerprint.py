@@ -27,7 +27,8 @@ def data_hash(dataset: Any) -> str | None:
     """SHA-256 over the test images.
 
     Pixels are hashed as :func:`described_images` does, whatever data module holds them and as which type. Image files
-    are taken by name and size; of a data set that is not ours, its length and a few items; None if it cannot be indexed.
+    are taken by name and size; of a data set that is not ours, its length and a few items; None if it cannot be
+    indexed.
     """
     digest = hashlib.sha256()
     if isinstance(dataset, ImageDataset):
@@ -47,7 +48,7 @@ def _update_with_images(digest: Any, dataset: ImageDataset) -> None:
     tensors: Iterable[Tensor] = [dataset.indices, source.labels[dataset.indices]]
     if isinstance(source, MemoryImages):
         # lazily, since as float32 a whole split is four times as large
-        tensors = chain(tensors, map(source.read, dataset.indices.split(_CHUNK)))
+        tensors = chain(tensors, map(source.read, torch.split(dataset.indices, _CHUNK)))
     elif isinstance(source, FileImages):
         paths = [Path(source.paths[row]) for row in dataset.indices.tolist()]
         digest.update("".join(f"{path.parent.name}/{path.name} {path.stat().st_size}\n" for path in paths).encode())
