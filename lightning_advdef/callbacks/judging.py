@@ -12,7 +12,9 @@ from pytorch_lightning import Trainer
 from torch.utils.data import RandomSampler
 
 from lightning_advdef.attacks import MinimalNormAttack
+from lightning_advdef.callbacks.pictures import tensorboard
 from lightning_advdef.callbacks.progress import AttackProgress
+from lightning_advdef.callbacks.running import RunningScalars
 from lightning_advdef.data.claims import ClaimedBatches
 from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.gallery import Gallery
@@ -70,6 +72,7 @@ class Judging:
         if progress and trainer.is_global_zero and sys.stderr.isatty():
             bounded = [s.name for s in judge.scenarios if not isinstance(s.attack, MinimalNormAttack)]
             self._bar = AttackProgress(left, bounded)
+        self._scalars = self._open_scalars(trainer)
         self._began = self._ready = time.perf_counter()
 
     def take(self, batch: Any) -> None:
@@ -122,6 +125,20 @@ class Judging:
             self._store.add(rows)
         if self._bar is not None:
             self._bar.judged(rows)
+        if self._scalars is not None:
+            self._scalars.judged(rows)
+
+    def _open_scalars(self, trainer: Trainer) -> RunningScalars | None:
+        """What TensorBoard shows of a test while it runs, of the first process; it goes on from rows that are there."""
+        if self._store is None or not trainer.is_global_zero:
+            return None
+        logger = tensorboard(trainer)
+        if logger is None:
+            return None
+        scalars = RunningScalars(logger.experiment, [scenario.name for scenario in self.judge.scenarios])
+        if self._judged:
+            scalars.judged(self._store.gather())
+        return scalars
 
     def _announce(self, batch: Batch) -> None:
         """Says once, before the first batch, what the evaluation costs at most."""

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of an evaluation: scalars, a curve, images, headline numbers per run."""
+"""What TensorBoard shows of an evaluation: scalars, curves, images, headline numbers per run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.checkpoints import plain
+from lightning_advdef.evaluation.budgets import budget_charts
 from lightning_advdef.evaluation.curves import norm_chart, norm_curve
 from lightning_advdef.evaluation.examples import Examples
 from lightning_advdef.evaluation.figures import draw, image_grid
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario
-from lightning_advdef.evaluation.summary import attack_norm
+from lightning_advdef.evaluation.summary import attack_norm, worst_case_name
 
 
 def tensorboard(trainer: Trainer) -> TensorBoardLogger | None:
@@ -43,6 +44,8 @@ def log_pictures(
         logger.experiment.add_figure(f"examples/{name}", image_grid([few]), step)
         for kind, figure in _of_defense(trainer.lightning_module, few).items():
             logger.experiment.add_figure(f"{kind}/{name}", figure, step)
+    for norm, chart in budget_charts({"": result}).items():
+        logger.experiment.add_figure(f"accuracy_against_eps/{norm}", draw(chart), step)
     curves = curve_figure(rows, scenarios)
     if curves is not None:
         logger.experiment.add_figure("accuracy_against_norm", curves, step)
@@ -87,7 +90,7 @@ def headline(result: Mapping[str, Any]) -> dict[str, float]:
         if "rho" in scenario:
             metrics[f"test/rho/{scenario['name']}"] = scenario["rho"]
     for case in result["worst_case"]:
-        metrics[f"test/worst_case_accuracy/{case['norm']}_{case['eps']:.4g}"] = case["accuracy"]["value"]
+        metrics[f"test/{worst_case_name(case['norm'], case['eps'])}"] = case["accuracy"]["value"]
     return metrics
 
 

@@ -8,7 +8,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lightning_advdef.evaluation.rows import Rows, robust
+from lightning_advdef.callbacks.running import RunningAccuracies
+from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.messages import TERMINAL
 
 
@@ -33,9 +34,7 @@ class AttackProgress:
     """
 
     def __init__(self, images: int | None, scenarios: Sequence[str], console: Console | None = None) -> None:
-        self.scenarios = scenarios
-        self.right = dict.fromkeys(scenarios, 0.0)
-        self.images = 0
+        self.so_far = RunningAccuracies(scenarios)
         self.bar = _Bar(
             TextColumn("attacking"),
             BarColumn(),
@@ -51,12 +50,10 @@ class AttackProgress:
 
     def judged(self, rows: Rows) -> None:
         """Some images were judged in every scenario."""
-        self.images += len(rows["index"])
-        for name in self.scenarios:
-            self.right[name] += float(robust(rows, name).sum())
-        found = [f"{name} {100 * self.right[name] / self.images:.1f}%" for name in self.scenarios]
+        self.so_far.add(rows)
+        found = [f"{name} {100 * accuracy:.1f}%" for name, accuracy in self.so_far.robust.items()]
         self.bar.below = "robust so far: " + "  ".join(found) if found else ""
-        self.bar.update(self.task, completed=self.images)
+        self.bar.update(self.task, completed=self.so_far.images)
 
     def close(self) -> None:
         """Gives the terminal back."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.chart import Chart, Curve, Point
-from lightning_advdef.evaluation.run import Run
+from lightning_advdef.evaluation.run import Result, Run
 from lightning_advdef.metrics import Interval
 from lightning_advdef.types import Norm
 
@@ -27,34 +28,52 @@ def accuracy_eps(runs: Sequence[Run], norm: Norm | None = None) -> Chart:
     Raises:
         ResultFolderError: If no run has an attack with two budgets in that norm.
     """
-    found = [each for each in budget_norms(runs) if norm in (None, each)]
+    charts = budget_charts({run.title: run.result for run in runs})
+    found = [chart for each, chart in charts.items() if norm in (None, each)]
     if not found:
         raise ResultFolderError(
             f"no attack was run with two {norm or ''} budgets: give a scenario a list, such as eps: [2/255, 4/255]"
         )
-    curves = [curve for run in runs for curve in _curves(run, found[0], several=len(runs) > 1)]
-    label = f"{found[0]} budget of the attack (eps; pixels in [0, 1])"
+    return found[0]
+
+
+def budget_charts(results: Mapping[str, Result]) -> dict[Norm, Chart]:
+    """Accuracy against eps, as :func:`accuracy_eps` has it, in each norm in which some attack had two budgets.
+
+    Args:
+        results: Summaries of evaluations under the names that tell them apart.
+    """
+    charts: dict[Norm, Chart] = {}
+    for norm in _NORMS:
+        named = {title: _curves(result, norm) for title, result in results.items()}
+        curves = [
+            replace(curve, label=f"{title}: {curve.label}") if len(results) > 1 else curve
+            for title, found in named.items()
+            for curve in found
+        ]
+        if curves:
+            charts[norm] = _chart(curves, norm)
+    return charts
+
+
+def _chart(curves: Sequence[Curve], norm: Norm) -> Chart:
+    label = f"{norm} budget of the attack (eps; pixels in [0, 1])"
     caption = "Bars: 95% intervals over images. At 0 stands the clean accuracy."
     return Chart(tuple(curves), label, "accuracy", "lines", caption)
 
 
-def budget_norms(runs: Sequence[Run]) -> list[Norm]:
-    """Norms in which some run has an attack with two budgets."""
-    return [norm for norm in _NORMS if any(_curves(run, norm, several=False) for run in runs)]
-
-
-def _curves(run: Run, norm: Norm, several: bool) -> list[Curve]:
+def _curves(result: Result, norm: Norm) -> list[Curve]:
     attacks: dict[str, list[Mapping[str, Any]]] = {}
-    for row in run.result["scenarios"]:
+    for row in result["scenarios"]:
         if row["norm"] == norm and "eps" in row:
             attacks.setdefault(_all_but_eps(row), []).append(row)
     named = {rows[0]["name"].partition("/eps")[0]: _points(rows) for rows in attacks.values()}
-    if len(run.result["scenarios"]) > max(map(len, attacks.values()), default=0):  # else it is that attack's curve
-        cases = [case for case in run.result["worst_case"] if case["norm"] == norm]
+    if len(result["scenarios"]) > max(map(len, attacks.values()), default=0):  # else it is that attack's curve
+        cases = [case for case in result["worst_case"] if case["norm"] == norm]
         named["worst case"] = [_point(case["eps"], case["accuracy"]) for case in cases]
-    start = _point(0.0, run.result["clean_accuracy"])
+    start = _point(0.0, result["clean_accuracy"])
     return [
-        Curve(f"{run.title}: {name}" if several else name, (start, *sorted(points, key=lambda point: point.x)))
+        Curve(name, (start, *sorted(points, key=lambda point: point.x)))
         for name, points in named.items()
         if len({point.x for point in points}) > 1
     ]

@@ -41,19 +41,26 @@ def validation_metric_names(scenarios: Sequence[Scenario]) -> list[str]:
     """Names of what ``fit`` logs of an attacked validation split."""
     minimal = [scenario for scenario in scenarios if isinstance(scenario.attack, MinimalNormAttack)]
     of_minimal = [f"val/{kind}/{s.name}" for s in minimal for kind in ("rho", "mean_norm")]
-    return [f"val/robust_accuracy/{s.name}" for s in scenarios] + of_minimal
+    of_budgets = [f"val/{worst_case_name(*budget)}" for budget in _budgets(scenarios)]
+    return [f"val/robust_accuracy/{s.name}" for s in scenarios] + of_minimal + of_budgets
+
+
+def worst_case_name(norm: Norm, eps: float) -> str:
+    """Name under which the accuracy under all scenarios together is logged."""
+    return f"worst_case_accuracy/{norm}_{eps:.4g}"
 
 
 def validation_metrics(rows: Rows, scenarios: Sequence[Scenario]) -> dict[str, float]:
-    """Robust accuracy of each scenario; rho and mean norm of minimal-norm attacks, in the order of their names.
+    """Robust accuracy of each scenario; rho and mean norm of minimal-norm attacks; worst case at each budget.
 
-    The mean norm leaves images out that were misclassified from the start.
+    They have the order of their names. The mean norm leaves images out that were misclassified from the start.
     """
     values = [float(robust(rows, scenario.name).mean()) for scenario in scenarios]
     for scenario in scenarios:
         if isinstance(scenario.attack, MinimalNormAttack):
             found = _minimal_norm_summary(rows, scenario, attack_norm(scenario.attack))
             values += [found["rho"], found["norms"]["mean_excluded"]]
+    values += [case["accuracy"]["value"] for case in _worst_cases(rows, scenarios)]
     return dict(zip(validation_metric_names(scenarios), values, strict=True))
 
 
@@ -91,13 +98,16 @@ def _worst_cases(rows: Rows, scenarios: Sequence[Scenario]) -> list[dict[str, An
 
     Perturbations that leave the pixel range are no images and count nowhere.
     """
-    boxed = [scenario for scenario in scenarios if scenario.attack.box]
-    budgets = {(s.attack.norm, float(s.attack.eps)) for s in boxed if isinstance(s.attack, FixedBudgetAttack)}
-    names = [scenario.name for scenario in boxed]
+    names = [scenario.name for scenario in scenarios if scenario.attack.box]
     return [
         {"norm": norm, "eps": eps, "accuracy": accuracy(worst_within(rows, names, norm, eps))}
-        for norm, eps in sorted(budgets)
+        for norm, eps in _budgets(scenarios)
     ]
+
+
+def _budgets(scenarios: Sequence[Scenario]) -> list[tuple[Norm, float]]:
+    boxed = [scenario.attack for scenario in scenarios if scenario.attack.box]
+    return sorted({(attack.norm, float(attack.eps)) for attack in boxed if isinstance(attack, FixedBudgetAttack)})
 
 
 def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:

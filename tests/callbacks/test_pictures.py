@@ -29,6 +29,14 @@ def test_event_file_holds_numbers_pictures_and_a_curve(events):
     assert events.Images("examples/pgd")[0].encoded_image_string.startswith(b"\x89PNG")
 
 
+def test_event_file_holds_a_curve_over_the_budgets_of_one_norm(advdef):
+    ladder = scenario("pgd", "PGD", eps=0.1, steps=2) | {"eps": [0.05, 0.1]}
+    accumulator = EventAccumulator(str(advdef.digits("test", scenarios=[ladder, scenario("l2", "FGM", eps=1.0)])))
+    accumulator.Reload()
+    curves = [tag for tag in accumulator.Tags()["images"] if tag.startswith("accuracy_against_eps")]
+    assert curves == ["accuracy_against_eps/linf"]
+
+
 def test_event_file_holds_hyperparameters_with_their_metrics(events):
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 

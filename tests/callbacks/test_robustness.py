@@ -5,6 +5,8 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_advdef.attacks import FGSM, PGD, Cascade, DeepFool, Square
 from lightning_advdef.callbacks import RobustnessEvaluation
@@ -62,6 +64,23 @@ def test_a_checkpoint_may_monitor_a_value_that_not_every_epoch_has(tmp_path):
     )
     trainer.fit(small_defense(), datamodule=small_digits())
     assert 0 <= float(keep.best_model_score) <= 1
+
+
+def test_fit_logs_each_epochs_headline_numbers_and_no_figures(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    evaluation = RobustnessEvaluation(SCENARIOS, every_n_epochs=1)
+    trainer = trainer_of(tmp_path, evaluation, logger=logger, max_epochs=2)
+    trainer.fit(small_defense(), datamodule=small_digits())
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    named = {"clean_accuracy", "robust_accuracy/pgd", "rho/deepfool", "worst_case_accuracy/linf_0.1"}
+    assert {f"val/{name}" for name in named} <= set(events.Tags()["scalars"])
+    worst, single = (
+        events.Scalars(f"val/{name}_accuracy/{of}") for name, of in (("worst_case", "linf_0.1"), ("robust", "pgd"))
+    )
+    assert len(worst) == 2
+    assert all(0 <= one.value <= other.value for one, other in zip(worst, single, strict=True))
+    assert events.Tags()["images"] == []
 
 
 def test_fit_never_attacks_unless_asked(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.budgets import accuracy_eps, budget_norms
+from lightning_advdef.evaluation.budgets import accuracy_eps, budget_charts
 from tests.evaluation.reporting.runs import bounded, evaluated, one
 
 
@@ -29,6 +29,6 @@ def test_another_surrogate_is_another_attack(tmp_path):
 
 def test_one_budget_is_no_curve(tmp_path):
     run = one(evaluated(tmp_path / "run"))
-    assert budget_norms([run]) == ["linf"]
+    assert list(budget_charts({"run": run.result})) == ["linf"]
     with pytest.raises(ResultFolderError, match="no attack was run with two l2 budgets"):
         accuracy_eps([run], "l2")

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.budgets import accuracy_eps, budget_norms
+from lightning_advdef.evaluation.budgets import budget_charts
 from lightning_advdef.evaluation.chart import Chart
 from lightning_advdef.evaluation.curves import accuracy_norm, robustness
 from lightning_advdef.evaluation.diagnostics.lines import count_line
@@ -59,7 +59,8 @@ def to_html(report: Report) -> str:
 
 def drawings(runs: Sequence[Run]) -> tuple[list[Drawing], list[str]]:
     """Every curve that the runs have points for, and why others are missing."""
-    charts = [(f"Accuracy against eps, {norm}", accuracy_eps(runs, norm)) for norm in budget_norms(runs)]
+    budgets = budget_charts({run.title: run.result for run in runs})
+    charts = [(f"Accuracy against eps, {norm}", chart) for norm, chart in budgets.items()]
     missing = []
     for title, make, having, name in _minimal_norm_charts(runs):
         try:
