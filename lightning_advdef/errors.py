@@ -12,7 +12,7 @@ class CheckpointError(ValueError):
 
 
 class ResultFolderError(FileExistsError):
-    """A result folder holds the result of a different run."""
+    """A result folder holds the result of a different run, none, or one that cannot be read."""
 
 
 class NotANumberError(RuntimeError):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.gallery import Kept
-from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.evaluation.rows import Rows, read_rows
 from lightning_advdef.evaluation.run import Run
 
 
@@ -72,8 +71,8 @@ def images(runs: Sequence[Run], scenario: str | None = None, count: int = 8) -> 
 
 
 def _read(run: Run, name: str, count: int) -> Examples:
-    with np.load(run.folder / f"adversarial_{name}.npz", allow_pickle=False) as arrays:
-        columns = ("y_test", "clean_prediction", "prediction")
-        classes = np.stack([arrays[column][:count] for column in columns], axis=1)
-        clean, adversarial = (torch.from_numpy(arrays[key][:count]) for key in ("x_clean", "x_test"))
-    return Examples(f"{run.title}: {name}", clean, adversarial, torch.from_numpy(classes))
+    remedy = "run advdef predict ... --evaluation.write again, which replaces it"
+    arrays = read_rows(run.folder / f"adversarial_{name}.npz", remedy)
+    classes = torch.stack([arrays[column][:count] for column in ("y_test", "clean_prediction", "prediction")], dim=1)
+    clean, adversarial = (arrays[key][:count] for key in ("x_clean", "x_test"))
+    return Examples(f"{run.title}: {name}", clean, adversarial, classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,13 +11,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_advdef.errors import ResultFolderError
+
+TEST_AGAIN = "replace the result by running advdef test again with --overwrite"
+
 Rows = dict[str, Tensor]
 
 
-def read_rows(path: Path) -> Rows:
-    """Columns of a ``.npz`` of a result folder."""
-    with np.load(path, allow_pickle=False) as columns:
-        return {name: torch.from_numpy(columns[name]) for name in columns.files}
+def read_rows(path: Path, remedy: str = TEST_AGAIN) -> Rows:
+    """Columns of a ``.npz`` of a result folder.
+
+    Args:
+        path: The file.
+        remedy: What to do if it cannot be read.
+
+    Raises:
+        ResultFolderError: If it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as columns:
+            return {name: torch.from_numpy(columns[name]) for name in columns.files}
+    except FileNotFoundError as error:
+        raise ResultFolderError(f"{path} is missing: {remedy}") from error
+    # zlib.error, of a damaged part of a compressed file, is no ValueError
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ResultFolderError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
 def robust(rows: Mapping[str, Tensor], scenario: str, column: str = "correct") -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from typing import Any
 
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.rows import Rows, read_rows
+from lightning_advdef.evaluation.store import read_json
 
 Result = Mapping[str, Any]
+_STATED = ("clean_accuracy", "scenarios", "worst_case")
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,22 @@ class Run:
         """Content of ``robustness.json``.
 
         Raises:
-            ResultFolderError: If the folder holds no finished evaluation.
+            ResultFolderError: If the folder holds no finished evaluation, or the file is damaged.
         """
         path = self.folder / "robustness.json"
         if not path.is_file():
             raise ResultFolderError(
                 f"no finished evaluation in {self.folder} (no robustness.json): run advdef test first"
             )
-        result: Result = json.loads(path.read_text())
-        return result
+        return read_json(path, _STATED)
 
     @cached_property
     def rows(self) -> Rows:
-        """Columns of ``robustness.npz``, a row per image."""
+        """Columns of ``robustness.npz``, a row per image.
+
+        Raises:
+            ResultFolderError: If the file is missing or damaged.
+        """
         return read_rows(self.folder / "robustness.npz")
 
     @cached_property

@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.rows import Rows, read_rows
+from lightning_advdef.evaluation.rows import TEST_AGAIN, Rows, read_rows
 from lightning_advdef.files import whole_file, write_arrays
 
 SCHEMA_VERSION = 1
 GALLERY_FILE = "examples.npz"
 _POLL_SECONDS = 0.2
+_JUDGE_AGAIN = "remove this file and run the same command again, which judges its images anew"
 
 
 def first_difference(ours: Any, theirs: Any, where: str = "") -> str | None:
@@ -70,9 +71,25 @@ def write_json(path: Path, content: Any) -> None:
         unfinished.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def read_json(path: Path, required: Sequence[str] = ()) -> dict[str, Any]:
+    """Plain values of a ``.json`` of a result folder.
+
+    Args:
+        path: The file.
+        required: Keys without which it is no result.
+
+    Raises:
+        ResultFolderError: If it cannot be read or lacks one of these.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ResultFolderError(f"{path} cannot be read ({error}): {TEST_AGAIN}") from error
+    lacking = [key for key in required if found.get(key) is None] if isinstance(found, dict) else ["a JSON object"]
+    if lacking:
+        raise ResultFolderError(f"{path} is no result (it lacks {', '.join(lacking)}): {TEST_AGAIN}")
+    content: dict[str, Any] = found
+    return content
 
 
 def write_rows(path: Path, rows: Mapping[str, torch.Tensor]) -> None:
@@ -111,7 +128,7 @@ class ResultStore:
         overwrite: Delete the result of a different run that lies in the folder.
 
     Raises:
-        ResultFolderError: If the folder holds the result of a different run.
+        ResultFolderError: If the folder holds the result of a different run, or one that cannot be read.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -122,8 +139,10 @@ class ResultStore:
         if overwrite:
             self.clear()
         self._refuse_other_run()
-        extends_a_result = not self.complete and self._stored(self.json_path) is not None and self.npz_path.is_file()
-        self._extended = read_rows(self.npz_path) if extends_a_result else None
+        finished = self.json_path.is_file() and self.npz_path.is_file()
+        # read in any case, so that a damaged result is not called finished
+        rows = read_rows(self.npz_path) if finished else None
+        self._extended = None if self.complete else rows
 
     @property
     def json_path(self) -> Path:
@@ -142,7 +161,7 @@ class ResultStore:
 
     def result(self) -> dict[str, Any]:
         """What ``robustness.json`` holds; the evaluation must be complete."""
-        return _read_json(self.json_path)
+        return read_json(self.json_path)
 
     def known(self, indices: torch.Tensor) -> Rows | None:
         """Rows of some images from a finished evaluation that this one extends; None if there is none."""
@@ -156,7 +175,7 @@ class ResultStore:
         return {name: column[positions] for name, column in self._extended.items()}
 
     def _stored(self, path: Path) -> Any:
-        return _read_json(path).get("fingerprint") if path.is_file() else None
+        return read_json(path, ["fingerprint"])["fingerprint"] if path.is_file() else None
 
     def clear(self) -> None:
         """Removes an earlier result."""
@@ -188,7 +207,7 @@ class ResultStore:
 
     def judged(self) -> set[int]:
         """Indices of the images that some shard already holds."""
-        return {int(index) for path in self._shard_paths() for index in read_rows(path)["index"]}
+        return {int(index) for rows in self._shard_rows() for index in rows["index"]}
 
     def add(self, rows: Rows) -> None:
         """Writes one judged batch; its name follows from its images, so a repetition replaces itself."""
@@ -203,8 +222,8 @@ class ResultStore:
         """What the ranks have kept, those of an interrupted run, too."""
         return sorted((self.shards / "examples").glob("*.npz"))
 
-    def _shard_paths(self) -> list[Path]:
-        return sorted(self.shards.glob("*.npz"))
+    def _shard_rows(self) -> Iterator[Rows]:
+        return (read_rows(path, _JUDGE_AGAIN) for path in sorted(self.shards.glob("*.npz")))
 
     def mark_done(self, rank: int, share: Mapping[str, float]) -> None:
         """Says that a rank has judged its share, and what that was."""
@@ -231,7 +250,7 @@ class ResultStore:
         """
         while not all(self._done(rank).is_file() for rank in ranks):
             self._poll()
-        return [_read_json(self._done(rank)) for rank in ranks]
+        return [read_json(self._done(rank)) for rank in ranks]
 
     def wait_until_complete(self) -> None:
         """Waits for the rank that writes the result.
@@ -253,7 +272,7 @@ class ResultStore:
         Raises:
             RuntimeError: If there are none.
         """
-        return join_rows([read_rows(path) for path in self._shard_paths()])
+        return join_rows([*self._shard_rows()])
 
     def finish(self, rows: Rows, result: Mapping[str, Any]) -> None:
         """Writes both result files and removes the shards; the summary comes last and makes it complete."""

@@ -2,12 +2,23 @@
 
 import math
 
+import numpy as np
+import pytest
+
+from lightning_advdef.__main__ import run
+from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.run import read_runs
-from tests.evaluation.results import log, one
+from tests.evaluation.results import columns, log, minimal, one, write
 
 
 def names(*items):
     return [(run.title, run.method) for run in read_runs(items)]
+
+
+def numbered(*folders):
+    """Runs on one image each, with its position."""
+    rows = columns([True], ("cw", [0.1], [False])) | {"index": np.arange(1)}
+    return [write(folder, [minimal()], rows) for folder in folders]
 
 
 def test_method_is_the_folder_around_it_unless_labelled():
@@ -36,3 +47,36 @@ def test_time_of_an_epoch_is_the_median(tmp_path):
     assert one(tmp_path).seconds_per_epoch() is None
     log(tmp_path, {"train/seconds_per_epoch": {1: 9.0, 2: 2.0, 3: 2.5}})
     assert one(tmp_path).seconds_per_epoch() == 2.5
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", r"cannot be read \(Expecting value.*\)"),
+        ('{"clean_acc', r"cannot be read \(Unterminated string.*\)"),
+        ("{}", "lacks clean_accuracy, scenarios, worst_case"),
+        ("[]", "lacks a JSON object"),
+        ('{"clean_accuracy": null, "scenarios": [], "worst_case": []}', "lacks clean_accuracy"),
+    ],
+)
+def test_a_damaged_summary_is_named_with_the_remedy(tmp_path, command, content, problem):
+    folders = numbered(tmp_path / "a", tmp_path / "b")
+    (folders[1] / "robustness.json").write_text(content)
+    with pytest.raises(ResultFolderError, match=rf"^\S*/b/robustness\.json .*{problem}.*: .*--overwrite$"):
+        run([command, *map(str, folders)])
+
+
+@pytest.mark.parametrize("arguments", [["compare"], ["report", "-o", "page.html"]])
+@pytest.mark.parametrize("left", [None, 0, 10, 200])
+def test_damaged_or_missing_rows_are_named_with_the_remedy(tmp_path, monkeypatch, arguments, left):
+    monkeypatch.chdir(tmp_path)
+    folders = numbered(tmp_path / "a", tmp_path / "b")
+    path = folders[1] / "robustness.npz"
+    whole = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(whole[:left])
+    problem = "is missing" if left is None else r"cannot be read \(.*\)"
+    with pytest.raises(ResultFolderError, match=rf"^\S*/b/robustness\.npz {problem}: .*--overwrite$"):
+        run([*arguments, *map(str, folders)])

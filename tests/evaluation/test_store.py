@@ -20,6 +20,11 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in RESULTS}
 
 
+def files_of(folder):
+    """All of a folder but the log, which each run begins anew."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "events" not in path.name}
+
+
 def names(folder):
     return {path.name for path in folder.iterdir() if not path.name.startswith("events")}
 
@@ -180,6 +185,43 @@ def test_a_store_of_another_fingerprint_is_refused(tmp_path):
     with pytest.raises(ResultFolderError, match="seed: 0 there, 1 now"):
         ResultStore(tmp_path, {"seed": 1})
     ResultStore(tmp_path, {"seed": 1}, overwrite=True).open()
+
+
+@pytest.mark.parametrize("content", ["", '{"schema": 1, "fing', "{}", "[]"])
+def test_a_damaged_summary_is_named_and_nothing_is_lost(advdef, content):
+    folder = advdef.digits("test", scenarios=SCENARIOS[:1], limit=4)
+    (folder / "robustness.json").write_text(content)
+    before = files_of(folder)
+    with pytest.raises(ResultFolderError, match=r"^\S*/robustness\.json .*: .*--overwrite$"):
+        advdef.digits("test", scenarios=SCENARIOS[:1], limit=4)
+    assert files_of(folder) == before
+    advdef.digits("test", "--overwrite", scenarios=SCENARIOS[:1], limit=4)
+    assert result_of(folder)[0]["clean_accuracy"]["images"] == 4
+
+
+@pytest.mark.parametrize("scenarios", [SCENARIOS[:1], SCENARIOS], ids=["finished", "extended"])
+def test_damaged_rows_are_named_and_nothing_is_lost(advdef, scenarios):
+    folder = advdef.digits("test", scenarios=SCENARIOS[:1], limit=4)
+    path = folder / "robustness.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    before = files_of(folder)
+    with pytest.raises(ResultFolderError, match=r"^\S*/robustness\.npz cannot be read .*--overwrite$"):
+        advdef.digits("test", scenarios=scenarios, limit=4)
+    assert files_of(folder) == before
+
+
+def test_a_damaged_shard_is_named_and_the_others_stay(tmp_path):
+    store = ResultStore(tmp_path, {})
+    store.open()
+    for index in range(2):
+        store.add({"index": torch.tensor([index])})
+    damaged = min(store.shards.glob("*.npz"))
+    damaged.write_bytes(b"")
+    for read in (store.judged, store.gather):
+        with pytest.raises(ResultFolderError, match=rf"{damaged.name} cannot be read .*: remove this file"):
+            read()
+    damaged.unlink()
+    assert len(store.judged()) == 1
 
 
 def test_other_code_is_a_different_run(advdef, monkeypatch):
