@@ -41,12 +41,15 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the comparison, and writes the winners if asked to.
 
     Raises:
-        ValueError: If the file is no ``.csv``.
+        ValueError: If the file is no ``.csv``, or both folders are the same.
     """
     settings = parser().parse_args(arguments)
     if settings.output is not None and settings.output.suffix != ".csv":
         raise ValueError(f"-o takes a file that ends in .csv, got {settings.output}")
-    first, second = read_runs(settings.folders)
+    runs = read_runs(settings.folders)
+    if len(runs) == 1:
+        raise ValueError(f"{' and '.join(settings.folders)} are the same run: name two different folders")
+    first, second = runs
     found = compare(first, second)
     print_comparison(found, (first.title, second.title))
     if settings.output is not None:

@@ -88,15 +88,25 @@ class Run:
 def read_runs(items: Sequence[str | Path]) -> list[Run]:
     """Run folders, each as ``FOLDER`` or ``LABEL=FOLDER``.
 
-    Runs of one name are told apart by their whole path.
+    Runs of one name are told apart by their whole path. A folder that is given twice under one name is taken once.
     """
-    pairs = [_split(str(item)) for item in items]
+    pairs = _once([_split(str(item)) for item in items])
     names = [label or folder.name for label, folder in pairs]
-    titles = names if len(set(names)) == len(names) else [str(folder) for _, folder in pairs]
+    paths = [str(folder) for _, folder in pairs]
+    # a folder under two labels, as the start of two curves, has one path
+    labelled = [f"{label}={folder}" if label else str(folder) for label, folder in pairs]
+    titles = next(each for each in (names, paths, labelled) if len(set(each)) == len(each))
     return [
         Run(title, label or folder.resolve().parent.name, folder)
         for (label, folder), title in zip(pairs, titles, strict=True)
     ]
+
+
+def _once(pairs: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    found: dict[tuple[str, Path], tuple[str, Path]] = {}
+    for label, folder in pairs:
+        found.setdefault((label or folder.name, folder.resolve()), (label, folder))
+    return list(found.values())
 
 
 def _split(item: str) -> tuple[str, Path]:

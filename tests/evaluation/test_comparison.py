@@ -153,6 +153,11 @@ def test_only_csv_is_written(pair):
         run(["compare", *map(str, pair), "-o", "x.html"])
 
 
+def test_a_run_is_not_compared_with_itself(pair):
+    with pytest.raises(ValueError, match="are the same run: name two different folders"):
+        run(["compare", str(pair[0]), f"{pair[0]}/"])
+
+
 def test_comparison_needs_neither_lightning_nor_matplotlib(pair):
     code = f"import sys; from lightning_advdef.__main__ import run; run(['compare', *{list(map(str, pair))!r}]); "
     code += "print('left out:', not {'pytorch_lightning', 'matplotlib', 'torchmetrics'} & sys.modules.keys())"

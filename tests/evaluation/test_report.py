@@ -42,6 +42,15 @@ def test_figure_is_written_and_its_findings_printed(runs, tmp_path, capsys, argu
     assert [found["curve"], found["point"], float(found["x"]), float(found["y"])] == pytest.approx(row)
 
 
+def test_a_folder_given_twice_is_one_column(runs, tmp_path):
+    page = tmp_path / "r.md"
+    run(["report", str(runs[0]), str(runs[0]), "-o", str(page)])
+    table = [line for line in page.read_text().splitlines() if "clean accuracy |" in line]
+    head = next(line for line in page.read_text().splitlines() if line.startswith("|") and "c1" in line)
+    assert head.count("c1") == 1
+    assert {line.count("|") for line in table} == {head.count("|")}
+
+
 def test_strength_of_attacks_is_written(tmp_path, monkeypatch):
     rows = columns([True, True], ("fgm_1", [1.0, 1.0], (True, False)))
     write(tmp_path / "run", [spending("fgm_1", 0.5, eps=1.0)], rows)

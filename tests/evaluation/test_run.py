@@ -30,6 +30,16 @@ def test_runs_of_one_name_are_told_apart_by_their_paths():
     assert names("pgn=a/c1", "pgn=a/c2") == [("a/c1", "pgn"), ("a/c2", "pgn")]
 
 
+def test_a_folder_given_twice_under_one_name_is_taken_once():
+    assert names("runs/a", "runs/b", "./runs/a/", "a=runs/a") == [("a", "runs"), ("b", "runs")]
+
+
+def test_a_folder_may_stand_under_two_labels():
+    assert names("A=runs/a", "B=runs/a") == [("A", "A"), ("B", "B")]
+    shared = ("A=runs/a", "B=runs/a", "A=runs/b")
+    assert [title for title, _ in names(*shared)] == list(shared)
+
+
 def test_a_folder_with_the_sign_of_a_label_is_a_folder(tmp_path):
     folder = tmp_path / "lr=0.1"
     folder.mkdir()
