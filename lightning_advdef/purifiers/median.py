@@ -48,9 +48,11 @@ class Median(Purifier):
 
     def _filtered(self, images: Tensor) -> Tensor:
         windows = self._padded(images).unfold(2, self.kernel, 1).unfold(3, self.kernel, 1)
+        windows = windows.flatten(4)
         upper = (self.kernel**2 + 1) // 2  # the median and all above it; unlike kthvalue, ONNX knows topk
-        middle: Tensor = windows.flatten(4).topk(upper, dim=4).values[..., -1]
-        return middle
+        # its gradient would keep the places of all of them
+        middle = windows.detach().topk(upper, dim=4).indices[..., -1:]
+        return windows.gather(4, middle).squeeze(4)
 
     def _padded(self, images: Tensor) -> Tensor:
         before, after = self.kernel // 2, (self.kernel - 1) // 2

@@ -40,6 +40,14 @@ def test_an_image_above_the_bound_is_filtered_alone(monkeypatch):
     assert torch.equal(apply(Median(3), images), whole)
 
 
+def test_the_gradient_keeps_one_place_a_pixel():
+    images, kept = random_images(2, 1).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        apply(Median(5), images)
+    places = [saved for saved in kept if saved.dtype == torch.int64]
+    assert sum(saved.numel() for saved in places) == images.numel()
+
+
 def test_a_single_bright_pixel_vanishes():
     images = torch.zeros(1, 1, 7, 7)
     images[0, 0, 3, 3] = 1
