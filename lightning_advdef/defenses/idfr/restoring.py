@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Trainer
@@ -53,28 +57,26 @@ class RestorerTraining(PartTraining):
         fresh, validation = Adversaries(self.recipe, known.surrogate), validation_images(trainer)
         self.held_out = None
         # Lightning brings its precision to training steps alone, and this comes before the first
-        with trainer.precision_plugin.forward_context():
-            self.pools = EmbeddingPools(
-                *embedded(
-                    training_images(trainer),
-                    lambda batch: [batch.images, *self._adversarial(known, batch, "train")],
-                    self._embed,
-                    device,
-                )
+        embed = partial(self._embed, trainer.precision_plugin.forward_context)
+        self.pools = EmbeddingPools(
+            *embedded(
+                training_images(trainer),
+                lambda batch: [batch.images, *self._adversarial(known, batch, "train")],
+                embed,
+                device,
             )
-            if validation is not None:
-                self.held_out = embedded(
-                    validation, lambda batch: self._adversarial(fresh, batch, "val"), self._embed, device
-                )
+        )
+        if validation is not None:
+            self.held_out = embedded(validation, lambda batch: self._adversarial(fresh, batch, "val"), embed, device)
 
     def _adversarial(self, adversaries: Adversaries, batch: Batch, split: str) -> list[Tensor]:
         rng = SampleRNG.for_images(batch.indices, global_seed(), split).stream("adversary")
         return [adversaries.of(number, batch, rng, rng[:1]) for number in range(len(self.recipe.attacks))]
 
-    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed(self, precision: Callable[[], AbstractContextManager[None]], images: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings ``(N, d)`` and logits ``(N, K)``."""
         target, denoiser = self.frozen
-        with attack_mode(target, denoiser), torch.no_grad():
+        with attack_mode(target, denoiser), torch.no_grad(), precision():
             features = self.networks.embed(denoiser(images))
             features = features.to(torch.promote_types(features.dtype, torch.float32))
             return features, self.networks.classifier.head(features)
