@@ -20,7 +20,8 @@ class RequeueBetweenSteps(Callback):
     A step that ends an epoch or has a validation behind it is answered by the next one, since Lightning would take the
     validation, and the epoch with its scheduler, for done. Where every step is so, the end of an epoch answers, and the
     last epoch is finished. So the signal must come earlier than the end of the job by the time of a validation and two
-    steps (``sbatch --signal=USR1@SECONDS``).
+    steps, or of an epoch in that case (``sbatch --signal=USR1@SECONDS``). Validations at intervals of time are not
+    foreseen: one that was due may be left out.
     """
 
     def __init__(self) -> None:
