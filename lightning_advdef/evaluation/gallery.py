@@ -126,6 +126,6 @@ def write_gallery(kept: Mapping[str, Kept], path: Path) -> None:
 
 def read_gallery(path: Path) -> dict[str, Kept]:
     """What was kept, by name of the scenario."""
-    columns = read_rows(path)
+    columns = read_rows(path, "remove this file, which holds pictures alone, and run the same command again")
     names = dict.fromkeys(key.removesuffix("/indices") for key in columns if key.endswith("/indices"))
     return {name: Kept(*(columns[f"{name}/{field}"] for field in Kept._fields)) for name in names}

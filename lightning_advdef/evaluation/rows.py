@@ -34,8 +34,8 @@ def read_rows(path: Path, remedy: str = TEST_AGAIN) -> Rows:
     except FileNotFoundError as error:
         raise ResultFolderError(f"{path} is missing: {remedy}") from error
     # zlib.error, of a damaged part of a compressed file, is no ValueError
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ResultFolderError(f"{path} cannot be read ({error}): {remedy}") from error
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ResultFolderError(f"{path} cannot be read: {remedy}") from error
 
 
 def robust(rows: Mapping[str, Tensor], scenario: str, column: str = "correct") -> Tensor:
