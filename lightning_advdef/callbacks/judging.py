@@ -137,7 +137,9 @@ class Judging:
             return None
         scalars = RunningScalars(logger.experiment, [scenario.name for scenario in self.judge.scenarios])
         if self._judged:
-            scalars.judged(self._store.gather())
+            rows = self._store.gather()  # with what other processes have added since they began
+            before = torch.isin(rows["index"], torch.tensor(sorted(self._judged)))
+            scalars.judged({name: column[before] for name, column in rows.items()})
         return scalars
 
     def _announce(self, batch: Batch) -> None:
