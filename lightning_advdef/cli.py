@@ -181,16 +181,16 @@ class AdvDefCLI(LightningCLI):
 
     def _warn_of_emulation(self, trainer: Trainer) -> None:
         """Says so where bfloat16 was chosen for speed and costs it."""
-        if self.subcommand == "fit":
-            reduced, instead = str(trainer.precision).startswith("bf16"), "--trainer.precision 32-true"
-        else:
-            search = self._get(self.config_init, "evaluation").settings.search
-            reduced, instead = search == "bfloat16", "--evaluation.search float32"
+        instead = []
+        if self.subcommand == "fit" and str(trainer.precision).startswith("bf16"):
+            instead.append("--trainer.precision 32-true")
+        if self._get(self.config_init, "evaluation").settings.search == "bfloat16":
+            instead.append("--evaluation.search float32")
         # PyTorch computes in bfloat16 from AVX-512 on, and converts every number before
-        if reduced and trainer.strategy.root_device.type == "cpu" and get_cpu_capability() == "AVX2":
+        if instead and trainer.strategy.root_device.type == "cpu" and get_cpu_capability() == "AVX2":
             rank_zero_warn(
                 "this processor has no arithmetic for bfloat16, which is emulated and many times slower than float32: "
-                f"{instead}"
+                f"{' '.join(instead)}"
             )
 
     def _place_of_signals(self) -> Path:
