@@ -18,7 +18,6 @@ RANK = {"PROCID": 0, "LOCALID": 0, "NODEID": 0}
 # one process needs no process group, which would stay with the other tests
 CLUSTER = ["-c", ROOT / "configs" / "trainer" / "slurm.yaml", "--trainer.strategy=auto"]
 NORMALISED = "--model.network.batch_norm=true"
-OVER_EPOCHS = "--trainer.check_val_every_n_epoch=null"
 
 
 class KilledError(Exception):
@@ -81,17 +80,23 @@ def test_a_requeued_fit_gives_the_weights_of_an_uninterrupted_one_and_overwrites
     assert_same_training(fit(advdef), folder)  # ends at once, so that the next line of a script has its turn
 
 
+# one of eight steps as a share: whether 1 means one or all of them depends on the order in which types are tried
 @pytest.mark.parametrize(
-    ("batches", "validated", "signalled_at", "saved_at", "further"),
-    [(8, 8, 15, 17, []), (1, 1, 3, 4, []), (8, 4, 11, 13, []), (4, 1, 5, 8, []), (8, 3, 8, 10, [OVER_EPOCHS])],
+    ("epochs", "options", "signalled_at", "saved_at"),
+    [
+        (4, [], 15, 17),
+        (8, ["--trainer.limit_train_batches=0.125"], 3, 4),
+        (4, ["--trainer.val_check_interval=4"], 11, 13),
+        (4, ["--trainer.val_check_interval=1"], 13, 16),
+        (4, ["--trainer.val_check_interval=3", "--trainer.check_val_every_n_epoch=null"], 8, 10),
+    ],
     ids=["of several", "of one", "in the middle", "every step", "counted over epochs"],
 )
 def test_a_signal_in_a_step_before_a_validation_costs_neither_it_nor_a_scheduler(
-    advdef, slurm, monkeypatch, batches, validated, signalled_at, saved_at, further
+    advdef, slurm, monkeypatch, epochs, options, signalled_at, saved_at
 ):
     scheduler = ["--model.scheduler=StepLR", "--model.scheduler.step_size=1", "--model.scheduler.gamma=0.5"]
-    options = [*scheduler, "--trainer.max_epochs=8" if batches == 1 else "--trainer.max_epochs=4"]
-    options += [f"--trainer.limit_train_batches={batches}", f"--trainer.val_check_interval={validated}", *further]
+    options = [*scheduler, f"--trainer.max_epochs={epochs}", *options]
     with pytest.raises(KilledError):
         fit(advdef, *options, signalled_at=signalled_at)
     (saved,) = (advdef.runs / "run").glob("hpc_ckpt_*.ckpt")
