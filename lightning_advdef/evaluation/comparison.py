@@ -66,7 +66,7 @@ class Comparison:
 
     Args:
         contests: Clean images, each scenario that both ran, and the worst case over these at each budget.
-        notes: Scenarios that cannot be compared, a sentence each.
+        notes: What cannot be compared or is not known to be the same, a sentence each.
     """
 
     contests: tuple[Contest, ...]
@@ -84,7 +84,8 @@ def compare(first: Run, second: Run) -> Comparison:
     require_same_images(first, second)
     indices = first.rows["index"]
     clean = Contest("clean", "", indices, first.rows["clean/correct"], second.rows["clean/correct"])
-    contests, shared, notes = [clean], [], []
+    contests, shared = [clean], []
+    notes = [] if _hashed(first) else ["that both judged the same images is known from their labels alone"]
     for name, one, other in _of_one_name(first, second):
         found = first_difference(_attack(one), _attack(other))
         if found:
@@ -97,7 +98,9 @@ def compare(first: Run, second: Run) -> Comparison:
 
 
 def require_same_images(first: Run, second: Run) -> None:
-    """Refuses runs that judged different images, or that nothing shows to have judged the same.
+    """Refuses runs that judged different images.
+
+    Of images without a hash (a data set that cannot be indexed) positions, labels and the class of the data are compared.
 
     Raises:
         ResultFolderError: If images, their number, order or labels differ, or are described in different ways.
@@ -121,8 +124,16 @@ def require_same_images(first: Run, second: Run) -> None:
 
 def _images(run: Run) -> Any:
     """What tells the images of a run from others: their hash; of a data set that cannot be hashed, its class."""
-    data = run.result.get("fingerprint", {}).get("data", {})
-    return data.get("images") or {"class": data.get("class")}
+    return _hashed(run) or {"class": _data(run).get("class")}
+
+
+def _hashed(run: Run) -> Any:
+    return _data(run).get("images")
+
+
+def _data(run: Run) -> Mapping[str, Any]:
+    data: Mapping[str, Any] = run.result.get("fingerprint", {}).get("data", {})
+    return data
 
 
 def _of_one_name(first: Run, second: Run) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:

@@ -27,6 +27,7 @@ def evaluated(folder, after, right=RIGHT, scenarios=("fgm",), eps=0.5, **changes
     write(folder, [spending(name, sum(after) / len(right), eps=eps) for name in scenarios], rows)
     result = json.loads((folder / "robustness.json").read_text())
     result["worst_case"] = [{"norm": "l2", "eps": eps, "accuracy": {}}]
+    result["fingerprint"] = {"data": {"class": "Mine", "images": "hash"}}
     (folder / "robustness.json").write_text(json.dumps(result))
     return folder
 
@@ -100,15 +101,18 @@ def test_same_indices_and_labels_of_other_images_are_refused(pair, descriptions)
 
 
 @pytest.mark.parametrize(
-    "descriptions",
+    ("descriptions", "notes"),
     [
-        ({"class": "Tensor", "images": "mnist"}, {"class": "MNIST", "images": "mnist", "seed": 1}),
-        ({"class": "Mine", "images": None}, {"class": "Mine", "images": None, "mean_image": "mean"}),
+        (({"class": "Tensor", "images": "mnist"}, {"class": "MNIST", "images": "mnist", "seed": 1}), 0),
+        (({"class": "Mine", "images": None}, {"class": "Mine", "images": None, "mean_image": "mean"}), 1),
     ],
 )
-def test_equal_hashes_or_a_class_without_one_are_the_same_images(pair, descriptions):
+def test_equal_hashes_or_with_a_note_equal_labels_are_the_same_images(pair, descriptions, notes):
     state_data(pair, *descriptions)
-    assert compare(*read_runs(pair)).contests
+    found = compare(*read_runs(pair))
+    assert found.contests
+    assert len(found.notes) == notes
+    assert all("from their labels alone" in note for note in found.notes)
 
 
 def test_pixels_are_recognised_from_any_data_module_and_adversarial_images_are_others(advdef, tmp_path):
