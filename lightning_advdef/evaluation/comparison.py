@@ -100,7 +100,7 @@ def compare(first: Run, second: Run) -> Comparison:
 def require_same_images(first: Run, second: Run) -> None:
     """Refuses runs that judged different images.
 
-    Of images without a hash (a data set that cannot be indexed) positions, labels and the class of the data are compared.
+    Of images without a hash (a data set that cannot be indexed) positions, labels and class of the data are compared.
 
     Raises:
         ResultFolderError: If images, their number, order or labels differ, or are described in different ways.

@@ -22,7 +22,8 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
 _TRIAL_IMAGES = 32
-_SLOW = 1.0  # seconds for an image, where more would take too long
+_SLOW = 1.0  # seconds for an image, where so many might take too long
+_SHARE = 20  # verdicts for each image of a trial that is slow: it takes at most a twentieth of their time
 _WORTH_SAYING = 60.0  # seconds
 
 
@@ -67,13 +68,14 @@ def estimate(
         total: How many images are judged by all processes, by interrupted runs, too, of which the diagnostics look at
             some again at the end; 0 without diagnostics.
     """
-    known: dict[str, Times] = {}
-    deployed = _times(FullGradient(defense), batch, known)
-    seconds = (1 + len(runners)) * draws * deployed.forward
+    verdicts = (1 + len(runners)) * draws
+    stopwatch = _Stopwatch(batch, images * verdicts // _SHARE)
+    deployed = stopwatch.times(FullGradient(defense))
+    seconds = verdicts * deployed.forward
     for runner in runners:
-        times, cost = _times(runner.surrogate, batch, known), _cost(runner, deployed.classes)
+        times, cost = stopwatch.times(runner.surrogate), _cost(runner, deployed.classes)
         seconds += cost.backward * times.both + max(0.0, cost.forward - cost.backward) * times.forward
-    again = _seconds_of_diagnostics(runners, batch, total, draws, known) if total else 0.0
+    again = _seconds_of_diagnostics(runners, stopwatch, total, draws) if total else 0.0
     whole = images * seconds + again
     if math.isnan(whole) or whole < _WORTH_SAYING:
         return None
@@ -85,13 +87,30 @@ def estimate(
     )
 
 
-def _seconds_of_diagnostics(
-    runners: Sequence[ScenarioRunner], batch: Batch, total: int, draws: int, known: dict[str, Times]
-) -> float:
+class _Stopwatch:
+    """Times surrogates, equal ones once.
+
+    Args:
+        batch: Images to time passes on.
+        few: How many of them at most where a pass takes long.
+    """
+
+    def __init__(self, batch: Batch, few: int) -> None:
+        self._batch, self._few = batch, few
+        self._known: dict[str, Times] = {}
+
+    def times(self, surrogate: Surrogate) -> Times:
+        key = f"{surrogate.describe()} {surrogate.search_dtype}"
+        if key not in self._known:
+            self._known[key] = _seconds_per_image(surrogate, self._batch, self._few)
+        return self._known[key]
+
+
+def _seconds_of_diagnostics(runners: Sequence[ScenarioRunner], stopwatch: _Stopwatch, total: int, draws: int) -> float:
     """Time for looking at some images again, through the surrogate for which it takes longest."""
     each = [0.0]
     for runner in runners:
-        times, cost = _times(runner.surrogate, batch, known), probe_cost(runner.surrogate.draws)
+        times, cost = stopwatch.times(runner.surrogate), probe_cost(runner.surrogate.draws)
         count = affordable(runners, total, draws, times.classes, runner.surrogate.draws)
         each.append(count * (cost.backward * times.both + (cost.forward - cost.backward) * times.forward))
     return max(each)
@@ -101,28 +120,27 @@ def _cost(runner: ScenarioRunner, classes: int) -> Cost:
     return runner.scenario.attack.cost(classes).times(runner.surrogate.draws)
 
 
-def _times(surrogate: Surrogate, batch: Batch, known: dict[str, Times]) -> Times:
-    """Times of a surrogate, which equal ones share."""
-    key = f"{surrogate.describe()} {surrogate.search_dtype}"
-    if key not in known:
-        known[key] = _seconds_per_image(surrogate, batch)
-    return known[key]
+def _seconds_per_image(surrogate: Surrogate, batch: Batch, few: int) -> Times:
+    """Measured on one image, which warms up, and on more: as many as are usual if that is quick, else at most ``few``.
 
-
-def _seconds_per_image(surrogate: Surrogate, batch: Batch) -> Times:
-    """Measured on one image, which warms up, and on more if that is quick.
-
-    What takes long is a purifier, whose share in a gradient is that of a forward pass.
+    What takes long is a purifier, whose share in a gradient is that of a forward pass; a batch may make it faster.
     """
     with attack_mode(*surrogate.modules):
         # tensors made in inference mode cannot be saved for backward: all of them are copied
         batch = Batch(*(tensor.clone() for tensor in batch))
-        forward, classes = _forward(surrogate, Batch(*(tensor[:1] for tensor in batch)))
+        forward, classes = _forward(surrogate, _first(1, batch))
+        usual = _TRIAL_IMAGES // surrogate.draws
         if forward > _SLOW:
+            count = min(usual, few)
+            forward = _forward(surrogate, _first(count, batch))[0] if count > 1 else forward
             return Times(forward, forward, classes)
-        few = Batch(*(tensor[: max(1, _TRIAL_IMAGES // surrogate.draws)] for tensor in batch))
-        both = _both(surrogate, few)  # before the other, so that this one is warm, too
-        return Times(_forward(surrogate, few)[0], min(both, _both(surrogate, few)), classes)
+        batch = _first(usual, batch)
+        both = _both(surrogate, batch)  # before the other, so that this one is warm, too
+        return Times(_forward(surrogate, batch)[0], min(both, _both(surrogate, batch)), classes)
+
+
+def _first(count: int, batch: Batch) -> Batch:
+    return Batch(*(tensor[: max(1, count)] for tensor in batch))
 
 
 def _forward(surrogate: Surrogate, batch: Batch) -> tuple[float, int]:

@@ -72,7 +72,7 @@ def test_the_sentence_names_passes_images_and_time(slow):
 
 def test_the_diagnostics_look_at_images_of_the_whole_evaluation(slow):
     rows = runners(Scenario("a", PGD(0.1, steps=10)))
-    few, many = (module._seconds_of_diagnostics(rows, BATCH, total, 1, {}) for total in (10, 1000))
+    few, many = (module._seconds_of_diagnostics(rows, module._Stopwatch(BATCH, 1), total, 1) for total in (10, 1000))
     assert many > few
     assert module._duration(10 * 33 + many) in estimate(NETWORK, rows, BATCH, 10, total=1000)
 
@@ -85,21 +85,34 @@ def test_verdicts_of_several_draws_are_counted(slow):
 
 def test_each_surrogate_has_its_own_price(monkeypatch):
     prices = {FullGradient: module.Times(1.0, 100.0, 10), Undefended: module.Times(0.0, 1.0, 10)}
-    monkeypatch.setattr(module, "_seconds_per_image", lambda surrogate, _: prices[type(surrogate)])
+    monkeypatch.setattr(module, "_seconds_per_image", lambda surrogate, *_: prices[type(surrogate)])
     sentence = estimate(NETWORK, runners(Scenario("a", PGD(0.1, steps=10), Undefended)), BATCH, 1000)
     assert module._duration(1000 * (10 * 1.0 + 2 * 1.0)) in sentence
 
 
-def test_a_slow_surrogate_is_timed_on_one_image(monkeypatch):
-    sizes = []
+@pytest.mark.parametrize(("few", "sizes", "seconds"), [(0, [1], 2.0), (3, [1, 3], 0.5), (100, [1, 4], 0.5)])
+def test_a_slow_surrogate_is_timed_on_one_image_and_on_few_more(monkeypatch, few, sizes, seconds):
+    timed = []
 
     def forward(surrogate, batch):
-        sizes.append(len(batch.images))
-        return 2.0, 10
+        timed.append(len(batch.images))
+        return 2.0 if len(batch.images) == 1 else 0.5, 10
 
     monkeypatch.setattr(module, "_forward", forward)
-    assert module._seconds_per_image(FullGradient(NETWORK), BATCH) == (2.0, 2.0, 10)
-    assert sizes == [1]
+    assert module._seconds_per_image(FullGradient(NETWORK), BATCH, few) == (seconds, seconds, 10)
+    assert timed == sizes
+
+
+def test_a_slow_trial_takes_a_small_share_of_the_verdicts(monkeypatch):
+    few = []
+
+    def timed(surrogate, batch, count):
+        few.append(count)
+        return module.Times(2.0, 2.0, 10)
+
+    monkeypatch.setattr(module, "_seconds_per_image", timed)
+    estimate(NETWORK, runners(Scenario("a", Noise(0.1))), BATCH, 100, draws=2)
+    assert set(few) == {100 * 2 * 2 // 20}
 
 
 def test_less_than_a_minute_is_not_worth_a_word(slow):
@@ -120,7 +133,7 @@ def test_a_pass_is_timed_and_nothing_is_left_behind(network):
 
     defense = Wrapped().train()
     with torch.inference_mode():
-        times = module._seconds_per_image(FullGradient(defense), Batch(*(tensor.clone() for tensor in BATCH)))
+        times = module._seconds_per_image(FullGradient(defense), Batch(*(tensor.clone() for tensor in BATCH)), 1)
     assert min(times) > 0
     assert times[2] == (10 if network is NETWORK else 72)
     assert defense.training
