@@ -46,6 +46,10 @@ OWNERS = {
         },
     },
     "ride": {"class_path": "RIDEModule", "init_args": {"rounds": 2, "iterations": 2, "forwards": 1}},
+    "squeezing": {
+        "class_path": "FeatureSqueezingModule",
+        "init_args": {"squeezers": ["BitDepth", "Median"], "threshold": 0.5},
+    },
 }
 
 
