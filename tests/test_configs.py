@@ -86,13 +86,13 @@ def scenarios_of(config):
 
 
 def small(settings):
-    """Settings with few steps, narrow networks and one budget, in whatever they are nested."""
+    """Settings with few steps, narrow networks and two budgets, in whatever they are nested."""
     if isinstance(settings, list):
         return [small(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
     if isinstance(settings.get("eps"), list):
-        settings = settings | {"eps": settings["eps"][-1:]}
+        settings = settings | {"eps": settings["eps"][-2:]}
     return {
         key: min(value, TRIFLES[key]) if key in TRIFLES and value else small(value) for key, value in settings.items()
     }

@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -14,8 +15,6 @@ from tests.toys import Foreign, foreign_loader
 
 # trained there, used here
 README_RUNS = {"runs/standard_mnist/model.ckpt"}
-# what a reader has: a folder of images and an archive
-OF_THE_READER = {"my_images", "my_data.npz"}
 
 
 def names_of_a_reader():
@@ -93,6 +92,8 @@ def test_the_page_runs_from_its_beginning_to_its_end(tmp_path, monkeypatch, page
         (tmp_path / folder).symlink_to(ROOT / folder)
     for name, content in files(page).items():
         (tmp_path / name).write_text(content)
+    images, labels = np.zeros((10, 8, 8), dtype=np.uint8), np.arange(10)
+    np.savez(tmp_path / "my_data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)  # of a reader
     if page.stem != "README" or page.parent != ROOT:
         execute(["advdef", "fit", "-c", "configs/standard/mnist.yaml"])
     names = names_of_a_reader()

@@ -32,7 +32,8 @@ def accuracy_eps(runs: Sequence[Run], norm: Norm | None = None) -> Chart:
     found = [chart for each, chart in charts.items() if norm in (None, each)]
     if not found:
         raise ResultFolderError(
-            f"no attack was run with two {norm or ''} budgets: give a scenario a list, such as eps: [2/255, 4/255]"
+            f"no attack was run with two budgets{f' in {norm}' if norm else ''}: give a scenario a list, such as "
+            "eps: [2/255, 4/255]"
         )
     return found[0]
 

@@ -30,5 +30,5 @@ def test_another_surrogate_is_another_attack(tmp_path):
 def test_one_budget_is_no_curve(tmp_path):
     run = one(evaluated(tmp_path / "run"))
     assert list(budget_charts({"run": run.result})) == ["linf"]
-    with pytest.raises(ResultFolderError, match="no attack was run with two l2 budgets"):
+    with pytest.raises(ResultFolderError, match="no attack was run with two budgets in l2"):
         accuracy_eps([run], "l2")
