@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
 _TRIAL_IMAGES = 32
-_SLOW = 1.0  # seconds for an image, where so many might take too long
-_SHARE = 20  # verdicts for each image of a trial that is slow: it takes at most a twentieth of their time
+_SLOW = 1.0  # seconds of the first pass of an image, from which on a trial has fewer
+_SHARE = 0.1  # passes of all such trials as a share of those of the verdicts
 _WORTH_SAYING = 60.0  # seconds
 
 
@@ -69,74 +69,70 @@ def estimate(
             some again at the end; 0 without diagnostics.
     """
     verdicts = (1 + len(runners)) * draws
-    stopwatch = _Stopwatch(batch, images * verdicts // _SHARE)
-    deployed = stopwatch.times(FullGradient(defense))
-    seconds = verdicts * deployed.forward
+    whole = FullGradient(defense)
+    surrogates = {_key(surrogate): surrogate for surrogate in (whole, *(runner.surrogate for runner in runners))}
+    passes = int(_SHARE * images * verdicts / len(surrogates))
+    times = {key: _seconds_per_image(surrogate, batch, passes) for key, surrogate in surrogates.items()}
+    deployed = times[_key(whole)]
+    seconds = images * verdicts * deployed.forward
     for runner in runners:
-        times, cost = stopwatch.times(runner.surrogate), _cost(runner, deployed.classes)
-        seconds += cost.backward * times.both + max(0.0, cost.forward - cost.backward) * times.forward
-    again = _seconds_of_diagnostics(runners, stopwatch, total, draws) if total else 0.0
-    whole = images * seconds + again
-    if math.isnan(whole) or whole < _WORTH_SAYING:
+        each, cost = times[_key(runner.surrogate)], _cost(runner, deployed.classes)
+        seconds += images * (cost.backward * each.both + max(0.0, cost.forward - cost.backward) * each.forward)
+    again = _seconds_of_diagnostics(runners, times, total, draws) if total else 0.0
+    seconds += again
+    if math.isnan(seconds) or seconds < _WORTH_SAYING:
         return None
     cost = cost_per_image(runners, deployed.classes)
     return (
         f"about {cost.forward:,.0f} forward and {cost.backward:,.0f} backward passes for an image that nothing fools; "
-        f"{images:,} of them would take at most {_duration(whole)} here, less where images are fooled early"
+        f"{images:,} of them would take at most {_duration(seconds)} here, less where images are fooled early"
         + (f"; up to {_duration(again)} of it are for the diagnostics" if again >= _WORTH_SAYING else "")
     )
 
 
-class _Stopwatch:
-    """Times surrogates, equal ones once.
-
-    Args:
-        batch: Images to time passes on.
-        few: How many of them at most where a pass takes long.
-    """
-
-    def __init__(self, batch: Batch, few: int) -> None:
-        self._batch, self._few = batch, few
-        self._known: dict[str, Times] = {}
-
-    def times(self, surrogate: Surrogate) -> Times:
-        key = f"{surrogate.describe()} {surrogate.search_dtype}"
-        if key not in self._known:
-            self._known[key] = _seconds_per_image(surrogate, self._batch, self._few)
-        return self._known[key]
+def _key(surrogate: Surrogate) -> str:
+    """Equal for surrogates that cost the same."""
+    return f"{surrogate.describe()} {surrogate.search_dtype}"
 
 
-def _seconds_of_diagnostics(runners: Sequence[ScenarioRunner], stopwatch: _Stopwatch, total: int, draws: int) -> float:
+def _seconds_of_diagnostics(
+    runners: Sequence[ScenarioRunner], times: Mapping[str, Times], total: int, draws: int
+) -> float:
     """Time for looking at some images again, through the surrogate for which it takes longest."""
-    each = [0.0]
+    seconds = [0.0]
     for runner in runners:
-        times, cost = stopwatch.times(runner.surrogate), probe_cost(runner.surrogate.draws)
-        count = affordable(runners, total, draws, times.classes, runner.surrogate.draws)
-        each.append(count * (cost.backward * times.both + (cost.forward - cost.backward) * times.forward))
-    return max(each)
+        each, cost = times[_key(runner.surrogate)], probe_cost(runner.surrogate.draws)
+        count = affordable(runners, total, draws, each.classes, runner.surrogate.draws)
+        seconds.append(count * (cost.backward * each.both + (cost.forward - cost.backward) * each.forward))
+    return max(seconds)
 
 
 def _cost(runner: ScenarioRunner, classes: int) -> Cost:
     return runner.scenario.attack.cost(classes).times(runner.surrogate.draws)
 
 
-def _seconds_per_image(surrogate: Surrogate, batch: Batch, few: int) -> Times:
-    """Measured on one image, which warms up, and on more: as many as are usual if that is quick, else at most ``few``.
+def _seconds_per_image(surrogate: Surrogate, batch: Batch, passes: int) -> Times:
+    """Measured on one image, which warms up, and on a batch, in which a purifier may be much faster.
 
-    What takes long is a purifier, whose share in a gradient is that of a forward pass; a batch may make it faster.
+    Args:
+        surrogate: What is timed.
+        batch: Images to time it on.
+        passes: Forward passes and gradients that a batch may take if the one image took long. If that is not enough
+            for two images, a gradient counts as a forward pass: what takes long is a purifier, which is in both once.
     """
     with attack_mode(*surrogate.modules):
         # tensors made in inference mode cannot be saved for backward: all of them are copied
         batch = Batch(*(tensor.clone() for tensor in batch))
         forward, classes = _forward(surrogate, _first(1, batch))
-        usual = _TRIAL_IMAGES // surrogate.draws
-        if forward > _SLOW:
-            count = min(usual, few)
-            forward = _forward(surrogate, _first(count, batch))[0] if count > 1 else forward
-            return Times(forward, forward, classes)
-        batch = _first(usual, batch)
+        slow, count = forward > _SLOW, _TRIAL_IMAGES // surrogate.draws
+        if slow:
+            count = min(count, passes // (2 * surrogate.draws))
+            if count < 2:
+                return Times(forward, forward, classes)
+        batch = _first(count, batch)
         both = _both(surrogate, batch)  # before the other, so that this one is warm, too
-        return Times(_forward(surrogate, batch)[0], min(both, _both(surrogate, batch)), classes)
+        forward, _ = _forward(surrogate, batch)
+        return Times(forward, both if slow else min(both, _both(surrogate, batch)), classes)
 
 
 def _first(count: int, batch: Batch) -> Batch:

@@ -72,7 +72,8 @@ def test_the_sentence_names_passes_images_and_time(slow):
 
 def test_the_diagnostics_look_at_images_of_the_whole_evaluation(slow):
     rows = runners(Scenario("a", PGD(0.1, steps=10)))
-    few, many = (module._seconds_of_diagnostics(rows, module._Stopwatch(BATCH, 1), total, 1) for total in (10, 1000))
+    times = {module._key(rows[0].surrogate): module.Times(1.0, 3.0, 10)}
+    few, many = (module._seconds_of_diagnostics(rows, times, total, 1) for total in (10, 1000))
     assert many > few
     assert module._duration(10 * 33 + many) in estimate(NETWORK, rows, BATCH, 10, total=1000)
 
@@ -90,29 +91,67 @@ def test_each_surrogate_has_its_own_price(monkeypatch):
     assert module._duration(1000 * (10 * 1.0 + 2 * 1.0)) in sentence
 
 
-@pytest.mark.parametrize(("few", "sizes", "seconds"), [(0, [1], 2.0), (3, [1, 3], 0.5), (100, [1, 4], 0.5)])
-def test_a_slow_surrogate_is_timed_on_one_image_and_on_few_more(monkeypatch, few, sizes, seconds):
-    timed = []
+class Clock:
+    """A device on which the first image takes longer; all that it is asked for is noted."""
 
-    def forward(surrogate, batch):
-        timed.append(len(batch.images))
-        return 2.0 if len(batch.images) == 1 else 0.5, 10
+    def __init__(self, monkeypatch, first):
+        self.first, self.forwards, self.gradients = first, [], []
+        monkeypatch.setattr(module, "_forward", self.forward)
+        monkeypatch.setattr(module, "_both", self.both)
 
-    monkeypatch.setattr(module, "_forward", forward)
-    assert module._seconds_per_image(FullGradient(NETWORK), BATCH, few) == (seconds, seconds, 10)
-    assert timed == sizes
+    def forward(self, surrogate, batch):
+        self.forwards.append(len(batch.images) * surrogate.draws)
+        return self.first if len(self.forwards) == 1 else 0.5, 10
+
+    def both(self, surrogate, batch):
+        self.gradients.append(len(batch.images) * surrogate.draws)
+        return 1.5
+
+    @property
+    def passes(self):
+        return sum(self.forwards[1:] + self.gradients)
 
 
-def test_a_slow_trial_takes_a_small_share_of_the_verdicts(monkeypatch):
-    few = []
+MANY = Batch(middle_images(40, 2, 6, 6), torch.arange(40) % 10, torch.arange(40))
 
-    def timed(surrogate, batch, count):
-        few.append(count)
-        return module.Times(2.0, 2.0, 10)
 
+@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize("passes", [20, 10_000])
+def test_what_is_slow_on_one_image_is_timed_on_as_many_as_may_be(monkeypatch, draws, passes):
+    clock = Clock(monkeypatch, first=2.0)
+    surrogate = EOT(NETWORK, samples=draws) if draws > 1 else FullGradient(NETWORK)
+    assert module._seconds_per_image(surrogate, MANY, passes) == (0.5, 1.5, 10)
+    assert clock.forwards == [draws, min(32, passes // 2 // draws * draws)]
+    assert clock.gradients == clock.forwards[1:]
+
+
+def test_of_what_is_too_slow_for_two_images_a_gradient_is_taken_for_a_pass(monkeypatch):
+    clock = Clock(monkeypatch, first=2.0)
+    assert module._seconds_per_image(FullGradient(NETWORK), MANY, 3) == (2.0, 2.0, 10)
+    assert not clock.passes
+
+
+def test_what_is_quick_is_timed_on_a_full_batch(monkeypatch):
+    clock = Clock(monkeypatch, first=0.9)
+    assert module._seconds_per_image(FullGradient(NETWORK), MANY, 3) == (0.5, 1.5, 10)
+    assert clock.forwards[1:] == [32]
+
+
+def test_slow_trials_are_a_tenth_of_the_verdicts(monkeypatch):
+    passes = []
+
+    def timed(surrogate, batch, most):
+        clock = Clock(monkeypatch, first=2.0)
+        times = measured(surrogate, batch, most)
+        passes.append(clock.passes)
+        return times
+
+    measured = module._seconds_per_image
     monkeypatch.setattr(module, "_seconds_per_image", timed)
-    estimate(NETWORK, runners(Scenario("a", Noise(0.1))), BATCH, 100, draws=2)
-    assert set(few) == {100 * 2 * 2 // 20}
+    scenarios = [Scenario("a", PGD(0.1)), Scenario("b", PGD(0.1), Undefended), Scenario("c", PGD(0.1), EOT)]
+    assert estimate(NETWORK, runners(*scenarios), MANY, 300)
+    assert len(passes) == 3  # the deployed defense is what the first attacks
+    assert 0.05 * 300 * 4 < sum(passes) <= 0.1 * 300 * 4
 
 
 def test_less_than_a_minute_is_not_worth_a_word(slow):
