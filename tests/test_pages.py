@@ -13,8 +13,8 @@ from tests.miniature import execute, execute_python
 from tests.pages import PAGES, advdef_words, all_commands, blocks, commands, config_files, files, is_shell, name_of
 from tests.toys import Foreign, foreign_loader
 
-# trained there, used here
-README_RUNS = {"runs/standard_mnist/model.ckpt"}
+# made there, used here
+README_RUNS = {"runs/standard_mnist"}
 
 
 def names_of_a_reader():
@@ -43,22 +43,27 @@ def test_commands_of_the_page_name_what_exists(page):
                 assert word in named, f"no block of the page is {word}"
 
 
-def test_weights_that_the_page_uses_are_trained_on_it(page):
-    trained = set(README_RUNS)
-    for words in map(advdef_words, all_commands(page)):
-        for word in words or []:
-            if re.fullmatch(r"runs/.*\.ckpt", word) and words[0] in ("test", "predict", "fit", "export"):
-                assert word in trained, f"{word} is not there yet"
-        if words and words[0] == "fit":
-            trained.add(weights_of(words))
+def test_runs_that_the_page_uses_are_made_on_it(page):
+    trained, made = set(README_RUNS), set(README_RUNS)
+    made |= {run for language, block in blocks(page) if language == "python" for run in re.findall(r"runs/\w+", block)}
+    for words in filter(None, map(advdef_words, all_commands(page))):
+        for word in words:
+            if words[0] in ("test", "predict", "fit", "export") and re.fullmatch(r"runs/.*\.ckpt", word):
+                assert word.removesuffix("/model.ckpt") in trained, f"{word} is not there yet"
+            if words[0] in ("report", "compare") and (folder := re.fullmatch(r"(\w+=)?(runs/[^*]+)", word)):
+                assert folder[2] in made, f"{folder[2]} is not there yet"
+        if words[0] in ("test", "predict", "fit"):
+            made.add(run_of(words, page))
+        if words[0] == "fit":
+            trained.add(run_of(words, page))
 
 
-def weights_of(words):
-    """Where a training leaves its weights."""
-    given = dict(pairwise(words))
-    config = (ROOT / config_files(words)[0]).read_text()
+def run_of(words, page):
+    """Folder of a training or an evaluation."""
+    given, file = dict(pairwise(words)), config_files(words)[0]
+    config = files(page).get(file) or (ROOT / file).read_text()
     name = given.get("--name") or re.search(r"^name: (\S+)", config, re.MULTILINE)[1]
-    return f"{given.get('--runs', 'runs')}/{name}/model.ckpt"
+    return f"{given.get('--runs', 'runs')}/{name}"
 
 
 def test_what_is_no_command_of_a_page_is_noticed():
