@@ -85,7 +85,7 @@ def compare(first: Run, second: Run) -> Comparison:
     indices = first.rows["index"]
     clean = Contest("clean", "", indices, first.rows["clean/correct"], second.rows["clean/correct"])
     contests, shared = [clean], []
-    notes = [] if _hashed(first) else ["that both judged the same images is known from their labels alone"]
+    notes = [] if _hashed(first) else ["nothing could be hashed: that both judged the same images rests on equal positions and labels"]
     for name, one, other in _of_one_name(first, second):
         found = first_difference(_attack(one), _attack(other))
         if found:

@@ -112,7 +112,7 @@ def test_equal_hashes_or_with_a_note_equal_labels_are_the_same_images(pair, desc
     found = compare(*read_runs(pair))
     assert found.contests
     assert len(found.notes) == notes
-    assert all("from their labels alone" in note for note in found.notes)
+    assert all("rests on equal positions and labels" in note for note in found.notes)
 
 
 def test_pixels_are_recognised_from_any_data_module_and_adversarial_images_are_others(advdef, tmp_path):
