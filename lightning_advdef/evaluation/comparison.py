@@ -22,6 +22,7 @@ from lightning_advdef.metrics import PairedDifference, paired_difference
 from lightning_advdef.metrics.paired import wins
 
 _DECIMALS = 6
+_BY_LABELS = "nothing could be hashed: that both judged the same images rests on equal positions and labels"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def compare(first: Run, second: Run) -> Comparison:
     indices = first.rows["index"]
     clean = Contest("clean", "", indices, first.rows["clean/correct"], second.rows["clean/correct"])
     contests, shared = [clean], []
-    notes = [] if _hashed(first) else ["nothing could be hashed: that both judged the same images rests on equal positions and labels"]
+    notes = [] if _hashed(first) else [_BY_LABELS]
     for name, one, other in _of_one_name(first, second):
         found = first_difference(_attack(one), _attack(other))
         if found:
