@@ -18,7 +18,7 @@ from tests.toys import Toy
 COUNT = 20
 OWN = {"distill": ["--images=8", "--epochs=1", "--batch=8", "--noise=0.1"], "export": ["--images=8"], "calibrate": []}
 
-# what a command says, with its work done, of a network that is wrong on all images
+# what a command says, with its work done, of a network that is wrong on all images; tests/evaluation draws the figures
 OF_RANDOM_LABELS = ("accuracy does not drop", "broke no image", "logged no val/mean_norm")
 
 
