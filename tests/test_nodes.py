@@ -11,6 +11,7 @@ from tests.conftest import ROOT, result_of, scenario
 from tests.ddp import free_port
 from tests.evaluation.test_exactness import assert_same
 from tests.evaluation.test_kill import Words
+from tests.pages import all_commands
 
 SCENARIOS = [scenario("pgd", "PGD", eps=0.1, steps=5), scenario("deepfool", "DeepFool", steps=5)]
 IMAGES = 21
@@ -19,13 +20,20 @@ PATIENCE_SECONDS = 300
 
 def launch(arguments):
     """Starts the command on two machines of one process each, and waits for the end."""
-    meeting = ["--rdzv-backend=c10d", "--rdzv-id=tests", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *meeting]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *options_of_the_page()]
     command = [*torchrun, "-m", "lightning_advdef", *arguments, "--trainer.num_nodes=2"]
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             stack.callback(end, process)
+
+
+def options_of_the_page():
+    """Those of torchrun in docs/cluster.md, for one process on each machine and a meeting here."""
+    (words,) = (words for words in all_commands(ROOT / "docs" / "cluster.md") if words[0] == "torchrun")
+    options = dict(zip(words[1 : words.index("-m") : 2], words[2 : words.index("-m") : 2], strict=True))
+    options |= {"--nproc-per-node": "1", "--rdzv-endpoint": f"127.0.0.1:{free_port()}"}
+    return [word for option in options.items() for word in option]
 
 
 def end(process):

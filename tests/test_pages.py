@@ -1,6 +1,9 @@
 """Every command and every piece of Python on the pages runs."""
 
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -107,3 +110,15 @@ def test_the_page_runs_from_its_beginning_to_its_end(tmp_path, monkeypatch, page
             execute_python(block, names)
         for words in commands(block) if is_shell(language) else []:
             execute(words)
+
+
+@pytest.mark.slow
+def test_demo_prints_one_table_of_both_networks(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    demo = ["make", "-f", ROOT / "Makefile", "demo", f"PYTHON={sys.executable}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(demo, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = done.stdout.rpartition("advdef report")[2]
+    assert "standard_digits" in table and "deep_defense_digits" in table
+    assert "worst case" in table
