@@ -39,7 +39,8 @@ class Purifier(ABC):
         """Purified images.
 
         Args:
-            images: Pixels in [0, 1], shape ``(N, C, H, W)``; never written to.
+            images: Pixels in [0, 1], shape ``(N, C, H, W)``; never written to. Those of an attack that differentiates
+                require a gradient: detach them before they leave PyTorch.
             rng: The images' random numbers.
 
         Returns:
