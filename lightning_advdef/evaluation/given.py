@@ -16,6 +16,7 @@ from lightning_advdef.attacks.verdict import exact_arithmetic
 from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.suites import read_scenarios
+from lightning_advdef.models.outputs import refuse_probabilities
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -65,7 +66,7 @@ def require_logits(model: nn.Module, batch: Batch, device: torch.device, setting
         settings: How many images it takes at once.
 
     Raises:
-        ValueError: If it gives no logits ``(N, K)`` of at least two classes, or a label is no class.
+        ValueError: If it gives no logits ``(N, K)`` of at least two classes, or probabilities, or a label is no class.
     """
     name = type(model).__name__
     images, indices = (tensor[: settings.batch_size].to(device) for tensor in (batch.images, batch.indices))
@@ -77,6 +78,7 @@ def require_logits(model: nn.Module, batch: Batch, device: torch.device, setting
             f"{name} must give logits of shape (N, K) for at least two classes, got {got} for {len(images)} images: "
             "wrap it in a module that returns them (for a single logit z, torch.cat([-z, z], dim=1))"
         )
+    refuse_probabilities(name, logits)
     if int(batch.labels.max()) >= logits.shape[1]:
         raise ValueError(
             f"labels go up to {int(batch.labels.max())}, but {name} knows classes 0 to {logits.shape[1] - 1}: give the "

@@ -103,7 +103,7 @@ def evaluate(
 
     Raises:
         ValueError: If the images or scenarios are not such, there is nothing to evaluate, or the network gives no
-            logits of at least two classes.
+            logits of at least two classes, or probabilities in their place.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}: wrap it in one")

@@ -163,6 +163,7 @@ class Answering(nn.Module):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
+        (lambda logits: logits.softmax(dim=1), "Answering gives probabilities, .*: remove its last softmax"),
         (lambda logits: (logits, logits), r"must give logits of shape \(N, K\) .*, got a tuple for 12 images: wrap"),
         (lambda logits: logits[:, :1], r"got a tensor of shape \(12, 1\) .*: .*single logit z, torch.cat"),
         (lambda logits: logits[:, 0], r"got a tensor of shape \(12,\)"),
@@ -172,6 +173,13 @@ class Answering(nn.Module):
 def test_a_network_that_gives_no_logits_is_refused(foreign, answer, message):
     with pytest.raises(ValueError, match=message):
         evaluate(Answering(answer), *foreign[1:], SCENARIOS)
+
+
+def test_one_row_that_looks_like_probabilities_is_no_reason_to_refuse(foreign):
+    def some(logits):
+        return torch.cat([logits[:1].softmax(dim=1), logits[1:]])
+
+    assert len(evaluate(Answering(some), *foreign[1:], SCENARIOS[:1]).rows["index"]) == 12
 
 
 def test_what_is_no_module_is_refused(foreign):
