@@ -68,7 +68,8 @@ class Evaluation:
         Raises:
             ResultFolderError: If it holds the result of a different evaluation.
         """
-        store = ResultStore(Path(folder), self.fingerprint, overwrite)
+        remedy = "save to another folder, or replace it with save(folder, overwrite=True)"
+        store = ResultStore(Path(folder), self.fingerprint, overwrite, remedy)
         store.open()
         write_gallery(self.examples, store.folder / GALLERY_FILE)
         store.finish(self.rows, self.result)

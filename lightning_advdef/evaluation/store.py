@@ -127,13 +127,21 @@ class ResultStore:
         folder: Result folder, ``runs/<name>``.
         fingerprint: What makes the result what it is: configuration, weights, data, version.
         overwrite: Delete the result of a different run that lies in the folder.
+        remedy: What to do about such a result.
 
     Raises:
         ResultFolderError: If the folder holds the result of a different run, or one that cannot be read.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: Mapping[str, Any],
+        overwrite: bool = False,
+        remedy: str = "choose another --name, or replace it with --overwrite",
+    ) -> None:
         self.folder = folder
+        self.remedy = remedy
         self.shards = folder / "shards"
         # a round trip through JSON, so that tuples and lists compare equal
         self.fingerprint = json.loads(json.dumps(_finite(fingerprint)))
@@ -194,9 +202,7 @@ class ResultStore:
             # without a verdict there is nothing to lose, but perhaps a process that still works on its first
             if found and not (empty and any(self.shards.glob("failed_*.json"))):
                 state = "was begun by a different run, which may not have ended" if empty else _HOLDS_OTHER
-                raise ResultFolderError(
-                    f"{self.folder} {state} ({found}): choose another --name, or replace it with --overwrite"
-                )
+                raise ResultFolderError(f"{self.folder} {state} ({found}): {self.remedy}")
 
     @property
     def _begun_by_us(self) -> bool:

@@ -99,7 +99,7 @@ def test_a_different_result_is_overwritten_only_if_asked(tmp_path, foreign):
     model, images, labels = foreign
     evaluate(model, images, labels, SCENARIOS[:1]).save(tmp_path)
     other = evaluate(model, images.flip(0), labels, SCENARIOS[:1])
-    with pytest.raises(ResultFolderError, match="different run"):
+    with pytest.raises(ResultFolderError, match=r"different run .*: .* save\(folder, overwrite=True\)$"):
         other.save(tmp_path)
     other.save(tmp_path, overwrite=True)
     other.save(tmp_path)
