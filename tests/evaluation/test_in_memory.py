@@ -74,7 +74,7 @@ def test_rows_and_summary_are_those_of_the_command_line(advdef):
     assert found.rows.keys() == rows.keys()
     for name, column in rows.items():
         np.testing.assert_array_equal(found.rows[name].numpy(), column)
-    circumstances = {"schema", "fingerprint", "date", "scenarios", "processes"}
+    circumstances = {"schema", "fingerprint", "date", "scenarios", "processes", "weights_file"}
     assert found.result.keys() - circumstances == summary.keys() - circumstances
     assert found.fingerprint["data"]["images"] == summary["fingerprint"]["data"]["images"]
     for ours, theirs in zip(found.result["scenarios"], summary["scenarios"], strict=True):
