@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
+from importlib.util import resolve_name
+from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -27,11 +30,42 @@ def code_hash(*items: object) -> str:
 
     Args:
         items: Attacks, surrogates and networks in use: the files of their classes and base classes, and of those of
-            what is in them, such as purifiers, are hashed as well, unless they are of this package or installed.
+            what is in them, such as purifiers, are hashed as well, and the files that these import, unless they are of
+            this package or installed.
     """
-    own = {path for kind in _classes(items) if (path := _source(kind)) is not None}
-    content = b"".join(path.read_bytes() for path in sorted(own))
+    own = _own_sources({kind.__module__ for kind in _classes(items)})
+    content = b"".join(own[path] for path in sorted(own))
     return hashlib.sha256(_package_source() + content).hexdigest()[:16]
+
+
+def _own_sources(names: Iterable[str]) -> dict[Path, bytes]:
+    """Files of the user's modules of these names, and of the modules that these import, however deep."""
+    found: dict[Path, bytes] = {}
+    waiting = list(names)
+    while waiting:
+        module = sys.modules.get(waiting.pop())
+        path = None if module is None else _own_path(module)
+        if module is not None and path is not None and path not in found:
+            found[path] = path.read_bytes()
+            waiting += _imported(module, found[path])
+    return found
+
+
+def _imported(module: ModuleType, source: bytes) -> Iterator[str]:
+    """Names in its import statements that may be modules: of ``from a.b import c`` these are a, a.b and a.b.c.
+
+    Statements, not what the module holds: a number that it took from another one does not tell where it is from.
+    """
+    try:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                start = ""
+                if isinstance(node, ast.ImportFrom):
+                    start = resolve_name("." * node.level + (node.module or ""), module.__package__ or "") + "."
+                for alias in node.names:
+                    yield from accumulate(f"{start}{alias.name}".split("."), "{}.{}".format)
+    except (SyntaxError, ValueError, ImportError):
+        return  # compiled, or edited since it was imported and not finished
 
 
 def _classes(items: Iterable[object]) -> set[type]:
@@ -64,13 +98,11 @@ def _package_source() -> bytes:
     return b"".join(path.read_bytes() for path in paths)
 
 
-def _source(item: type) -> Path | None:
-    try:
-        path = Path(inspect.getfile(item))
-    except (TypeError, OSError):
-        return None
-    library = item.__module__.partition(".")[0] in sys.stdlib_module_names
-    installed = library or _ROOT in path.parents or "site-packages" in path.parts
+def _own_path(module: ModuleType) -> Path | None:
+    """File of a module of the user's; None for one of this package or of Python, installed, or without a file."""
+    path = Path(getattr(module, "__file__", None) or "")
+    library = module.__name__.partition(".")[0] in sys.stdlib_module_names
+    installed = library or _ROOT in path.parents or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
     return path if path.is_file() and not installed else None
 
 

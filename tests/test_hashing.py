@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -98,6 +99,36 @@ def test_the_code_of_a_class_of_ones_own_counts_wherever_it_is_used(mine, hold):
     with open(mine.__file__, "a") as file:
         file.write("# edited")
     assert code_hash(item) != before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from my_project.helpers import half",
+        "from my_project.helpers import AMOUNT",
+        "import my_project.helpers as tools",
+        "from my_project import helpers",
+        "from .helpers import *",
+        "from . import between",
+        "def later():\n    from my_project import helpers",
+    ],
+)
+def test_the_code_that_a_class_of_ones_own_imports_counts_however_deep(tmp_path, monkeypatch, statement):
+    package = tmp_path / "my_project"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "helpers.py").write_text("AMOUNT = 0.5\n\n\ndef half(images):\n    return images * AMOUNT\n")
+    (package / "between.py").write_text("import torch\nfrom . import defense, helpers\n")
+    (package / "defense.py").write_text(f"from torch import nn\n{statement}\n\n\nclass Mine(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    item = importlib.import_module("my_project.defense").Mine()
+    importlib.import_module("my_project.helpers")
+    before = code_hash(item)
+    (package / "helpers.py").write_text("AMOUNT = 0")
+    after = code_hash(item)
+    for name in ("", ".helpers", ".between", ".defense"):
+        sys.modules.pop(f"my_project{name}", None)
+    assert before != after
 
 
 def test_the_code_of_installed_classes_does_not_count():

@@ -29,11 +29,12 @@ class SignQuantised(Planted):
 
 
 class SaturatedLogits(Planted):
-    """Probabilities that float32 rounds to 0 and 1 take the place of the logits."""
+    """Probabilities that float32 rounds to 0 and 1 take the place of the logits, moved so that nobody sees it."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        return (50 * super().forward(images)).softmax(dim=1)
+        # no loss and no margin changes by a constant, but as they are they would be refused
+        return (50 * super().forward(images)).softmax(dim=1) - 0.5
 
 
 class Cold(Planted):

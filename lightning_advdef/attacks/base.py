@@ -22,6 +22,7 @@ from lightning_advdef.types import Eps, Norm
 
 Needs = Literal["gradients", "scores", "nothing"]
 
+_NORMALISED = 2  # pixels above, and none below 0, are of 0..255; normalised ones are on both sides of 0
 BUDGET_TOLERANCE = 1e-5  # float32 rounding of x + perturbation, relative to the budget and absolute
 
 
@@ -53,7 +54,10 @@ def check_images(images: Tensor, labels: Tensor) -> None:
         ValueError: If images are not finite float32 ``(N, C, H, W)`` in [0, 1] or labels not classes, int64 ``(N,)``.
     """
     if images.dim() != 4 or images.dtype != torch.float32:
-        raise ValueError(f"images must be float32 of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        remedy = ": divide them by 255" if images.dtype == torch.uint8 else ""
+        raise ValueError(
+            f"images must be float32 of shape (N, C, H, W), got {images.dtype} {tuple(images.shape)}{remedy}"
+        )
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be int64 of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
     if len(labels) and labels.min() < 0:
@@ -61,10 +65,13 @@ def check_images(images: Tensor, labels: Tensor) -> None:
     if not images.isfinite().all():
         raise ValueError("images contain NaN or infinite values: check the data before attacking it")
     if len(images) and (images.min() < 0 or images.max() > 1):
-        raise ValueError(
-            f"images must lie in [0, 1], got [{images.min():.4g}, {images.max():.4g}]: they look normalised by mean "
-            "and std; give raw pixels in [0, 1] and let the classifier normalise as its first layer"
+        remedy = (
+            "they look normalised by mean and std; give raw pixels in [0, 1] and let the classifier normalise as its "
+            "first layer"
         )
+        if images.min() >= 0 and images.max() > _NORMALISED:
+            remedy = "divide them by 255"
+        raise ValueError(f"images must lie in [0, 1], got [{images.min():.4g}, {images.max():.4g}]: {remedy}")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from lightning_advdef.evaluation.shares import in_words
 from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
 from lightning_advdef.evaluation.summary import validation_metric_names, validation_metrics
 from lightning_advdef.evaluation.table import print_results
+from lightning_advdef.files import file_hash
 from lightning_advdef.requeue import is_started_again, is_tried_again, note_job
 
 PREFIX = "val/robust_accuracy/"
@@ -58,6 +59,14 @@ def _gather(trainer: Trainer, kept: list[Rows]) -> Rows:
         parts = [None] * trainer.world_size
         torch.distributed.all_gather_object(parts, kept)
     return join_rows([rows for part in parts for rows in part])
+
+
+def _weights_file(trainer: Trainer, pl_module: LightningModule) -> dict[str, str | None]:
+    """Path and hash of the file that the weights under test were loaded from, None without one."""
+    path = trainer.ckpt_path or getattr(pl_module, "weights", None)
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return {"path": None, "sha256": None}
+    return {"path": str(path), "sha256": file_hash(path)}
 
 
 class RobustnessEvaluation(Callback):
@@ -308,7 +317,7 @@ class RobustnessEvaluation(Callback):
         for path in store.galleries():
             gallery.join(path)
         gallery.save()
-        store.finish(rows, result | {"processes": shares})
+        store.finish(rows, result | {"weights_file": _weights_file(trainer, pl_module), "processes": shares})
         if len(shares) > 1:
             print(in_words(shares))
         log_pictures(trainer, rows, result, judge.scenarios, examples_of(gallery.kept, rows))

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_advdef.data.base import DataModule, Split
@@ -17,6 +18,7 @@ from lightning_advdef.errors import DatasetNotFoundError
 
 Layout = Literal["auto", "nhwc", "nchw"]
 Array = np.ndarray[Any, Any]
+_DARK = 32  # of 255; pixels of another range, such as 0..1 or 0..16, lie below
 
 
 class NPZ(DataModule):
@@ -101,6 +103,11 @@ class NPZ(DataModule):
             if not (array.min() >= 0 and array.max() <= 1):
                 self._fail(name, f"ranges from {array.min()} to {array.max()}, but float pixels lie in [0, 1]")
             array = array.astype(np.float32)
+        elif array.max() < _DARK:
+            rank_zero_warn(
+                f"pixels of {name} in {self.root} are uint8 and divided by 255, but the largest is {array.max()}, so "
+                "that all images are nearly black: unless they are meant to be, store them as float in [0, 1]"
+            )
         images = torch.from_numpy(array)
         if array.ndim == 3:
             return images.unsqueeze(1)

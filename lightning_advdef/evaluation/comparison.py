@@ -30,7 +30,7 @@ class Contest:
     """A quantity that two runs have of every image.
 
     Args:
-        name: ``clean``, a scenario, or a worst case.
+        name: ``clean``, a scenario, or the worst of the common scenarios at a budget.
         access: What the attackers know, that of the first run before that of the second where they differ.
         indices: Positions of the images in their full split, shape ``(N,)``.
         first: Share of draws on which the first run is right, in [0, 1], shape ``(N,)``.
@@ -154,7 +154,7 @@ def _worst_cases(first: Run, second: Run, shared: Sequence[Mapping[str, Any]]) -
     stated = [{(case["norm"], case["eps"]) for case in run.result["worst_case"]} for run in (first, second)]
     return [
         Contest(
-            f"worst case, {norm} {eps:.4g}",
+            f"worst of the common scenarios, {norm} {eps:.4g}",
             "all",
             first.rows["index"],
             worst_within(first.rows, names, norm, eps),

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_advdef.attacks.base import check_images
 from lightning_advdef.evaluation.diagnostics.probes import pick
 from lightning_advdef.evaluation.fingerprint import described_images, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery, Kept, write_gallery
+from lightning_advdef.evaluation.given import as_batch, as_scenarios, require_logits
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings
 from lightning_advdef.evaluation.result import make_result
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
-from lightning_advdef.evaluation.suites import read_scenarios
 from lightning_advdef.evaluation.table import print_table
 from lightning_advdef.types import Batch
 
@@ -69,7 +68,8 @@ class Evaluation:
         Raises:
             ResultFolderError: If it holds the result of a different evaluation.
         """
-        store = ResultStore(Path(folder), self.fingerprint, overwrite)
+        remedy = "save to another folder, or replace it with save(folder, overwrite=True)"
+        store = ResultStore(Path(folder), self.fingerprint, overwrite, remedy)
         store.open()
         write_gallery(self.examples, store.folder / GALLERY_FILE)
         store.finish(self.rows, self.result)
@@ -78,11 +78,11 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    scenarios: Sequence[Scenario] | str | Path,
+    images: Tensor | NDArray[Any],
+    labels: Tensor | NDArray[Any],
+    scenarios: Sequence[Scenario] | Scenario | str | Path,
     settings: JudgeSettings | None = None,
-    indices: Tensor | None = None,
+    indices: Tensor | NDArray[Any] | None = None,
     mean_image: Tensor | None = None,
     diagnostics: bool = True,
 ) -> Evaluation:
@@ -93,7 +93,7 @@ def evaluate(
 
     Args:
         model: Any module that maps images in [0, 1] to logits, or a :class:`DefenseModule`.
-        images: Pixels in [0, 1], float32, shape ``(N, C, H, W)``.
+        images: Pixels in [0, 1], float32, shape ``(N, C, H, W)``; these and the next may be NumPy arrays.
         labels: Classes, int64, shape ``(N,)``.
         scenarios: What to run; or the path of a YAML with them, or in a checkout the name of a suite, such as
             ``quick``. ``eps: standard`` is what is usual for the data set that a defense names in ``spec``.
@@ -103,26 +103,19 @@ def evaluate(
         diagnostics: Look at up to 32 images again at the end, for what rows cannot tell of a defense.
 
     Raises:
-        ValueError: If the images are not such, or there is nothing to evaluate.
+        ValueError: If the images or scenarios are not such, there is nothing to evaluate, or the network gives no
+            logits of at least two classes, or probabilities in their place.
     """
-    batch = _checked(images, labels, indices)
-    listed = read_scenarios(scenarios) if isinstance(scenarios, str | Path) else scenarios
-    judge = Judge(model, listed, settings, mean_image)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}: wrap it in one")
+    batch = as_batch(images, labels, indices)
+    judge = Judge(model, as_scenarios(scenarios), settings, mean_image)
     judge.watch = gallery = Gallery(judge.scenarios)
-    device = next((parameter.device for parameter in model.parameters()), images.device)
+    device = next((parameter.device for parameter in model.parameters()), batch.images.device)
     size = judge.settings.batch_size
-    parts = [slice(first, first + size) for first in range(0, len(images), size)]
+    parts = [slice(first, first + size) for first in range(0, len(batch.images), size)]
+    require_logits(model, batch, device, judge.settings)
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
     identity = fingerprint(described_images(*batch), model, judge)
     probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None
     return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity, gallery.kept)
-
-
-def _checked(images: Tensor, labels: Tensor, indices: Tensor | None) -> Batch:
-    check_images(images, labels)
-    if not len(images):
-        raise ValueError("there are no images to evaluate")
-    indices = torch.arange(len(images)) if indices is None else indices
-    if indices.dtype != torch.int64 or indices.shape != labels.shape or len(set(indices.tolist())) != len(indices):
-        raise ValueError(f"indices must be {len(images)} different int64 numbers, one for each image")
-    return Batch(images, labels, indices)

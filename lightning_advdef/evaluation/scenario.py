@@ -106,8 +106,9 @@ class ExpandedScenario(Scenario):
 def expand(scenarios: Sequence[Scenario], defense: nn.Module) -> list[Scenario]:
     """The rows that are run: one per surrogate of an ``adaptive`` scenario, one per budget.
 
-    A defense that names no adaptive surrogate is attacked through its full gradient, under the scenario's own name. Of
-    several budgets the smallest comes first, and each takes over the images that the one before it broke. All other
+    A defense that names no adaptive surrogate is attacked through its full gradient, under the scenario's own name; the
+    gradient of a stochastic one is averaged over ``samples``, as that of any surrogate it names would be. Of several
+    budgets the smallest comes first, and each takes over the images that the one before it broke. All other
     scenarios stay as they are, so that expanding twice changes nothing.
 
     Args:
@@ -131,9 +132,11 @@ def _surrogates(scenario: Scenario, defense: nn.Module) -> list[Scenario]:
     if scenario.surrogate != "adaptive":
         return [scenario]
     entries = as_defense(defense).adaptive_surrogates()
+    averaged = scenario.samples > 1 and as_defense(defense).stochastic
     if not entries:
-        return [replace(scenario, surrogate=FullGradient, samples=1)]
-    if scenario.samples > 1 and as_defense(defense).stochastic:
+        whole = partial(EOT, of=FullGradient, samples=scenario.samples) if averaged else FullGradient
+        return [replace(scenario, surrogate=whole, samples=1)]
+    if averaged:
         entries = {name: partial(EOT, of=entry, samples=scenario.samples) for name, entry in entries.items()}
     named = {f"{scenario.name}/{name}": entry for name, entry in entries.items()}
     return [_row(scenario, name=name, surrogate=entry, samples=1) for name, entry in named.items()]

@@ -22,6 +22,7 @@ from lightning_advdef.files import whole_file, write_arrays
 SCHEMA_VERSION = 1
 GALLERY_FILE = "examples.npz"
 _POLL_SECONDS = 0.2
+_HOLDS_OTHER = "holds the result of a different run"
 _JUDGE_AGAIN = "remove this file and run the same command again, which judges its images anew"
 
 
@@ -126,13 +127,21 @@ class ResultStore:
         folder: Result folder, ``runs/<name>``.
         fingerprint: What makes the result what it is: configuration, weights, data, version.
         overwrite: Delete the result of a different run that lies in the folder.
+        remedy: What to do about such a result.
 
     Raises:
         ResultFolderError: If the folder holds the result of a different run, or one that cannot be read.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: Mapping[str, Any],
+        overwrite: bool = False,
+        remedy: str = "choose another --name, or replace it with --overwrite",
+    ) -> None:
         self.folder = folder
+        self.remedy = remedy
         self.shards = folder / "shards"
         # a round trip through JSON, so that tuples and lists compare equal
         self.fingerprint = json.loads(json.dumps(_finite(fingerprint)))
@@ -189,16 +198,22 @@ class ResultStore:
             if other is None or (path == self.json_path and extends(self.fingerprint, other)):
                 continue
             found = first_difference(self.fingerprint, other)
-            if found:
-                raise ResultFolderError(
-                    f"{self.folder} holds the result of a different run ({found}): choose another --name, "
-                    "or replace it with --overwrite"
-                )
+            empty = path != self.json_path and not any(self.shards.glob("*.npz"))
+            # without a verdict there is nothing to lose, but perhaps a process that still works on its first
+            if found and not (empty and any(self.shards.glob("failed_*.json"))):
+                state = "was begun by a different run, which may not have ended" if empty else _HOLDS_OTHER
+                raise ResultFolderError(f"{self.folder} {state} ({found}): {self.remedy}")
+
+    @property
+    def _begun_by_us(self) -> bool:
+        return bool(self._stored(self.shards / "fingerprint.json") == self.fingerprint)
 
     def open(self) -> None:
         """Makes the folder ready for shards, unless the evaluation is already finished."""
         if self.complete:
             return
+        if not self._begun_by_us:
+            shutil.rmtree(self.shards, ignore_errors=True)
         self.shards.mkdir(parents=True, exist_ok=True)
         # the interrupted run may have had more processes than this one
         for marker in [*self.shards.glob("done_*.json"), *self.shards.glob("failed_*.json")]:
@@ -210,7 +225,13 @@ class ResultStore:
         return {int(index) for rows in self._shard_rows() for index in rows["index"]}
 
     def add(self, rows: Rows) -> None:
-        """Writes one judged batch; its name follows from its images, so a repetition replaces itself."""
+        """Writes one judged batch; its name follows from its images, so a repetition replaces itself.
+
+        Raises:
+            ResultFolderError: If another evaluation has begun there, after a process of this one failed.
+        """
+        if not self._begun_by_us:
+            raise ResultFolderError(f"another run has begun in {self.folder} meanwhile: choose another --name")
         name = hashlib.sha256(rows["index"].numpy().tobytes()).hexdigest()[:20]
         write_rows(self.shards / f"{name}.npz", rows)
 
@@ -234,7 +255,7 @@ class ResultStore:
 
     def mark_failed(self, rank: int) -> None:
         """Says that a rank cannot go on, so that the others do not wait for it."""
-        if self.shards.is_dir():
+        if self._begun_by_us:
             write_json(self.shards / f"failed_{rank}.json", {})
 
     def wait_for(self, ranks: Sequence[int]) -> list[dict[str, float]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_advdef.models.base import Classifier
 from lightning_advdef.models.modes import same_modes
+from lightning_advdef.models.outputs import refuse_probabilities
 from lightning_advdef.types import ImageSpec
 
 
@@ -111,5 +112,4 @@ def _require_logits(name: str, logits: Tensor, spec: ImageSpec) -> None:
             f"{name} must give logits of shape (N, {spec.classes}) for {spec.name}, "
             f"got {tuple(logits.shape) if logits.numel() else 'no tensor'} for one image"
         )
-    if spec.classes > 1 and logits.min() >= 0 and abs(float(logits.sum()) - 1) < 1e-4:
-        raise ValueError(f"{name} gives probabilities, which hide gradients from attacks: remove its last softmax")
+    refuse_probabilities(name, logits)

@@ -33,7 +33,7 @@ def test_both_layouts_give_the_same_pixels(write):
 
 
 def test_layout_can_be_given(write):
-    path = write(x_train=np.zeros((6, 3, 8, 3), dtype=np.uint8))
+    path = write(x_train=np.full((6, 3, 8, 3), 255, dtype=np.uint8))
     assert NPZ(path, layout="nhwc").spec == "3x3x8x3"
     assert NPZ(path, layout="nchw").spec == "3x8x3x3"
 
@@ -51,6 +51,16 @@ def test_float_pixels_keep_their_values(write):
     assert batch.labels.tolist() == LABELS.tolist()
 
 
+def test_pixels_of_another_range_are_said_to_be_dark(write):
+    with pytest.warns(UserWarning, match=r"x_test in .* divided by 255, but the largest is 16, .*: .* as float"):
+        NPZ(write(x_test=PIXELS // 15 % 17)).load("test")
+
+
+def test_nothing_is_said_of_usual_pixels(write, recwarn):
+    NPZ(write()).load("test")
+    assert not recwarn
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -59,7 +69,7 @@ def test_float_pixels_keep_their_values(write):
         ({"x_test": PIXELS.astype(np.int64)}, r"x_test in .* has type int64, but pixels are uint8"),
         ({"x_test": PIXELS[0, 0]}, r"x_test in .* has shape \(10, 3\)"),
         ({"x_test": PIXELS[:, :4]}, r"has images \(3, 4, 10\), but the spec says \(3, 8, 10\)"),
-        ({"x_test": np.zeros((6, 8, 10, 4), np.uint8)}, r"may be nhwc or nchw; say which with --data.layout"),
+        ({"x_test": np.full((6, 8, 10, 4), 255, np.uint8)}, r"may be nhwc or nchw; say which with --data.layout"),
         ({"y_test": np.array([0, 1, 2, 0, 1, 3])}, r"y_test in .* has label 3, but the spec says 3 classes"),
         ({"y_test": np.array([0, 1, 2, 0, 1, -1])}, r"y_test in .* has label -1, but labels start at 0"),
         ({"y_test": LABELS[:4]}, r"y_test in .* is int64 \(4,\), but labels are whole numbers of shape \(6,\)"),

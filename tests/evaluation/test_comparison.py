@@ -46,7 +46,7 @@ def test_winners_are_found_on_clean_images_each_scenario_and_the_worst_case(pair
     assert [(c.name, c.only_first, c.only_second) for c in found.contests] == [
         ("clean", [], [30]),
         ("fgm", [0], [30]),
-        ("worst case, l2 0.5", [0], [30]),
+        ("worst of the common scenarios, l2 0.5", [0], [30]),
     ]
     assert found.contests[0].difference.value == pytest.approx(-0.25)
     assert found.contests[1].difference.p_value == 1.0
@@ -58,6 +58,8 @@ def test_worst_case_is_over_shared_scenarios_alone(tmp_path):
     rows = dict(np.load(second / "robustness.npz"))
     np.savez(second / "robustness.npz", **rows | {"stronger/correct": np.zeros(4, dtype=np.float32)})
     found = compare(*read_runs([first, second]))
+    # another name than in the table of a run, where all scenarios count
+    assert found.contests[-1].name == "worst of the common scenarios, l2 0.5"
     assert found.contests[-1].difference.value == 0.0
     assert found.notes == ("only b ran stronger",)
 

@@ -74,7 +74,7 @@ def test_rows_and_summary_are_those_of_the_command_line(advdef):
     assert found.rows.keys() == rows.keys()
     for name, column in rows.items():
         np.testing.assert_array_equal(found.rows[name].numpy(), column)
-    circumstances = {"schema", "fingerprint", "date", "scenarios", "processes"}
+    circumstances = {"schema", "fingerprint", "date", "scenarios", "processes", "weights_file"}
     assert found.result.keys() - circumstances == summary.keys() - circumstances
     assert found.fingerprint["data"]["images"] == summary["fingerprint"]["data"]["images"]
     for ours, theirs in zip(found.result["scenarios"], summary["scenarios"], strict=True):
@@ -99,7 +99,7 @@ def test_a_different_result_is_overwritten_only_if_asked(tmp_path, foreign):
     model, images, labels = foreign
     evaluate(model, images, labels, SCENARIOS[:1]).save(tmp_path)
     other = evaluate(model, images.flip(0), labels, SCENARIOS[:1])
-    with pytest.raises(ResultFolderError, match="different run"):
+    with pytest.raises(ResultFolderError, match=r"different run .*: .* save\(folder, overwrite=True\)$"):
         other.save(tmp_path)
     other.save(tmp_path, overwrite=True)
     other.save(tmp_path)
@@ -135,8 +135,71 @@ def test_random_numbers_belong_to_the_indices(foreign):
 
 def test_pixels_of_another_range_are_refused_before_anything_runs(foreign):
     model, images, labels = foreign
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
-        evaluate(model, images * 255, labels, [])
+    for given, remedy in ((images * 255, "divide them by 255"), (images * 4 - 2, "look normalised"), (-images, "")):
+        with pytest.raises(ValueError, match=rf"must lie in \[0, 1\], got .*: .*{remedy}"):
+            evaluate(model, given, labels, [])
+    with pytest.raises(ValueError, match=r"must be float32 .*, got torch.uint8 .*: divide them by 255"):
+        evaluate(model, (images * 255).byte(), labels, [])
+
+
+def test_arrays_are_taken_as_tensors(foreign):
+    model, *tensors = foreign
+    ours = evaluate(model, *(tensor.numpy() for tensor in tensors), SCENARIOS[:1], indices=np.arange(12))
+    theirs = evaluate(model, *tensors, SCENARIOS[:1])
+    assert all(torch.equal(column, theirs.rows[name]) for name, column in ours.rows.items())
+
+
+class Answering(nn.Module):
+    """Gives what a function makes of logits."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.network, self.answer = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), answer
+
+    def forward(self, images):
+        return self.answer(self.network(images))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: logits.softmax(dim=1), "Answering gives probabilities, .*: remove its last softmax"),
+        (lambda logits: (logits, logits), r"must give logits of shape \(N, K\) .*, got a tuple for 12 images: wrap"),
+        (lambda logits: logits[:, :1], r"got a tensor of shape \(12, 1\) .*: .*single logit z, torch.cat"),
+        (lambda logits: logits[:, 0], r"got a tensor of shape \(12,\)"),
+        (lambda logits: logits[:, :6], "labels go up to 9, but Answering knows classes 0 to 5: give"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused(foreign, answer, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(Answering(answer), *foreign[1:], SCENARIOS)
+
+
+def test_one_row_that_looks_like_probabilities_is_no_reason_to_refuse(foreign):
+    def some(logits):
+        return torch.cat([logits[:1].softmax(dim=1), logits[1:]])
+
+    assert len(evaluate(Answering(some), *foreign[1:], SCENARIOS[:1]).rows["index"]) == 12
+
+
+def test_what_is_no_module_is_refused(foreign):
+    with pytest.raises(ValueError, match=r"must be a torch.nn.Module, got function"):
+        evaluate(lambda images: foreign[0](images), *foreign[1:], SCENARIOS)
+
+
+@pytest.mark.parametrize("scenarios", [[PGD(0.1)], PGD(0.1), [SCENARIOS[0], PGD(0.1)]])
+def test_a_bare_attack_is_no_scenario(foreign, scenarios):
+    with pytest.raises(ValueError, match=r"list of Scenario, .*, got PGD: write \[Scenario\('pgd', PGD\(...\)\)\]"):
+        evaluate(*foreign, scenarios)
+
+
+def test_a_single_scenario_is_a_list_of_one(foreign):
+    assert evaluate(*foreign, SCENARIOS[0]).accuracies.keys() == {"clean", "pgd"}
+
+
+def test_names_of_suites_are_not_listed(foreign):
+    with pytest.raises(ValueError, match=r"the name or path of one suite, got str"):
+        evaluate(*foreign, ["quick"])
 
 
 @pytest.mark.parametrize("indices", [torch.zeros(12, dtype=torch.int64), torch.arange(11), torch.arange(12.0)])

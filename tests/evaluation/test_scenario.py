@@ -51,6 +51,15 @@ def test_a_defense_that_names_none_is_attacked_through_its_full_gradient(defense
     assert type(row.bind(defense)) is FullGradient
 
 
+@pytest.mark.parametrize(("random", "draws"), [(True, 4), (False, 1)])
+def test_the_full_gradient_of_a_random_defense_that_names_none_is_averaged(random, draws):
+    defense = Adaptive()
+    defense.stochastic = random
+    (row,) = expand([Scenario("suite", ATTACK, "adaptive", samples=4)], defense)
+    surrogate = row.bind(defense)
+    assert (row.name, surrogate.draws, surrogate.access) == ("suite", draws, "white")
+
+
 def test_expanding_twice_changes_nothing():
     defense = Adaptive(whole=FullGradient)
     rows = expand([Scenario("suite", ATTACK, "adaptive"), Scenario("gray", ATTACK, Undefended)], defense)

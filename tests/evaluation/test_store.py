@@ -181,10 +181,39 @@ def test_an_empty_evaluation_says_so():
 
 
 def test_a_store_of_another_fingerprint_is_refused(tmp_path):
-    ResultStore(tmp_path, {"seed": 0}).open()
-    with pytest.raises(ResultFolderError, match="seed: 0 there, 1 now"):
+    store = ResultStore(tmp_path, {"seed": 0})
+    store.open()
+    store.add({"index": torch.tensor([0])})
+    store.mark_failed(0)
+    with pytest.raises(ResultFolderError, match=r"holds the result of a different run \(seed: 0 there, 1 now"):
         ResultStore(tmp_path, {"seed": 1})
     ResultStore(tmp_path, {"seed": 1}, overwrite=True).open()
+
+
+def test_a_run_that_failed_before_its_first_verdict_gives_way_to_another(tmp_path):
+    first = ResultStore(tmp_path, {"seed": 0})
+    first.open()
+    # without a sign of its end it may still be at its first images
+    with pytest.raises(ResultFolderError, match=r"was begun by a different run, .* \(seed: 0 there, .*--overwrite"):
+        ResultStore(tmp_path, {"seed": 1})
+    first.mark_failed(1)
+    second = ResultStore(tmp_path, {"seed": 1})
+    second.open()
+    second.add({"index": torch.tensor([1])})
+    with pytest.raises(ResultFolderError, match=r"another run has begun in .* meanwhile: choose another --name"):
+        first.add({"index": torch.tensor([0])})
+    first.mark_failed(0)
+    assert second.judged() == {1}
+    assert not any(second.shards.glob("failed_*"))
+
+
+def test_a_test_that_crashed_before_its_first_verdict_is_begun_anew(advdef):
+    with pytest.MonkeyPatch.context() as patch:
+        Judged(patch, stop_after=0)
+        with pytest.raises(RuntimeError, match="power"):
+            advdef.digits("test", scenarios=SCENARIOS[:1])
+    folder = advdef.digits("test", "--evaluation.seed=1", scenarios=SCENARIOS[:1])
+    assert names(folder) == FILES
 
 
 @pytest.mark.parametrize("content", ["", '{"schema": 1, "fing', "{}", "[]"])

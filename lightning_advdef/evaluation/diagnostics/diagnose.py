@@ -10,7 +10,7 @@ from lightning_advdef.evaluation.diagnostics import behaviour, comparisons, grad
 from lightning_advdef.evaluation.diagnostics.evidence import Evidence
 from lightning_advdef.evaluation.diagnostics.finding import Finding
 from lightning_advdef.evaluation.diagnostics.probes import Probes
-from lightning_advdef.evaluation.diagnostics.suggestion import name_of
+from lightning_advdef.evaluation.diagnostics.suggestion import name_of, was_run
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows
 
@@ -37,7 +37,7 @@ CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
 def diagnose(rows: Rows, summary: Mapping[str, Any], judge: Judge, probes: Probes | None) -> list[dict[str, Any]]:
     """What the checks say, as plain values, in the order of the table in docs/diagnostics.md.
 
-    Nobody is asked to run what was just run, whatever it found.
+    Nobody is asked to run what was just run, under whatever name and whatever it found.
 
     Args:
         rows: Columns of all images.
@@ -48,5 +48,6 @@ def diagnose(rows: Rows, summary: Mapping[str, Any], judge: Judge, probes: Probe
     evidence = Evidence(rows, summary, judge, probes)
     findings = [finding for check in CHECKS for finding in check(evidence)]
     # of a scenario that stands for several, such as an adaptive one, rows are named <scenario>/<entry>
-    run = {scenario.name.partition("/")[0] for scenario in judge.scenarios}
-    return [replace(f, next="" if name_of(f.next) in run else f.next).plain() for f in findings]
+    names = {scenario.name.partition("/")[0] for scenario in judge.scenarios}
+    run = {f.next for f in findings if name_of(f.next) in names or was_run(evidence, f.next)}
+    return [replace(f, next="" if f.next in run else f.next).plain() for f in findings]

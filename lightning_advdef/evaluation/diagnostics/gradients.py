@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from lightning_advdef.attacks import FixedBudgetAttack
@@ -45,7 +47,12 @@ def zero_gradients(evidence: Evidence) -> list[Finding]:
     for scenario, _ in evidence.scenarios:
         zero = evidence.rows[f"{scenario.name}/zero_gradients"][evidence.right] > 0
         if scenario.attack.needs == "gradients" and len(zero):
-            measures.append(_measure(evidence, ZERO_GRADIENTS, zero, scenario))
+            measure = _measure(evidence, ZERO_GRADIENTS, zero, scenario)
+            if zero.all() and not evidence.named_surrogates:
+                # no loss brings a gradient back, and nobody knows what stands in the way
+                by_scores = suggestion.by_scores(evidence, ZERO_GRADIENTS.name, scenario)
+                measure = replace(measure, next=by_scores or measure.next)
+            measures.append(measure)
     return ZERO_GRADIENTS.findings(measures, suggestion.gradient_attack(evidence, ZERO_GRADIENTS.name))
 
 

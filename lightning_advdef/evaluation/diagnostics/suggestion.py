@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -11,11 +12,11 @@ from typing import Any
 import yaml
 
 from lightning_advdef import attacks
-from lightning_advdef.attacks import Attack, FixedBudgetAttack
+from lightning_advdef.attacks import Attack, FixedBudgetAttack, SurrogateFactory
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.evaluation.diagnostics.evidence import Evidence
-from lightning_advdef.evaluation.scenario import Scenario
-from lightning_advdef.types import Norm
+from lightning_advdef.evaluation.scenario import Scenario, expand
+from lightning_advdef.types import Eps, Norm
 
 _DRAWS = 20  # EOT's default
 _LONGER = 5
@@ -43,6 +44,42 @@ def named(check: str, scenario: Scenario | None = None) -> str:
 def name_of(text: str) -> str:
     """The name in the lines of an :func:`entry`; empty where there are none."""
     return text.partition("\n")[0].removeprefix("- name: ")
+
+
+def was_run(evidence: Evidence, text: str) -> bool:
+    """Whether the attack of an :func:`entry` ran in its budget through its surrogates, under whatever name."""
+    if not text:
+        return False
+    (asked,) = yaml.safe_load(text)
+    surrogate = asked.get("surrogate", "FullGradient")
+    factory = surrogate if surrogate == "adaptive" else _factory(surrogate)
+    if factory is None:
+        return False
+    defense = evidence.judge.defense
+    rows = expand([Scenario(asked["name"], attacks.Noise(Eps(0)), factory, asked.get("samples", 1))], defense)
+    wanted = [(_settled(asked["attack"]), row.bind(defense).describe()) for row in rows]
+    run = [(_settled(plain(row.attack)), evidence.surrogate(row).describe()) for row in evidence.judge.scenarios]
+    return all(each in run for each in wanted)
+
+
+def _factory(described: Any) -> SurrogateFactory | None:
+    """Makes the surrogate of a description; None for a class of somebody else."""
+    described = {"class_path": described} if isinstance(described, str) else described
+    kind = getattr(attacks, described["class_path"], None)
+    settings = {key: _factory(value) if key == "of" else value for key, value in described.get("init_args", {}).items()}
+    return None if kind is None or settings.get("of", kind) is None else partial(kind, **settings)
+
+
+def _settled(described: Any) -> Any:
+    """A description in one form: a class with those of its settings that differ from the defaults."""
+    if not isinstance(described, Mapping) or "class_path" not in described:
+        return described
+    name = _short(described)["class_path"]
+    known = getattr(attacks, name, None)
+    defaults = {} if known is None else inspect.signature(known).parameters
+    usual = {key: _settled(plain(argument.default)) for key, argument in defaults.items()}
+    given = {key: _settled(value) for key, value in described.get("init_args", {}).items()}
+    return name, {key: value for key, value in given.items() if key not in usual or usual[key] != value}
 
 
 def knowing(evidence: Evidence, check: str, scenario: Scenario | None = None) -> str:

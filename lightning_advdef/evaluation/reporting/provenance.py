@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lightning_advdef.evaluation.run import Run
+from lightning_advdef.files import file_hash
 
 _SHORT = 16  # digits of a hash that tell weights apart
 
@@ -31,6 +32,7 @@ def circumstances(run: Run) -> list[tuple[str, str]]:
         ("judged", result.get("date", "")),
         ("images", f"{result['clean_accuracy']['images']} of the {result.get('summary_of', 'test')} split"),
         ("checkpoint chosen by", chosen_by(run)),
+        ("weights from", weights_from(run)),
         ("weights", f"sha256 {fingerprint['weights'][:_SHORT]}..." if fingerprint.get("weights") else ""),
         ("draws of a stochastic defense", str(settings.get("draws", "")) if result.get("stochastic") else ""),
         ("values in use", _plain(result.get("in_use", {}))),
@@ -51,11 +53,20 @@ def _plain(values: Mapping[str, Any]) -> str:
     )
 
 
+def weights_from(run: Run) -> str:
+    """The file whose weights were judged; empty where the result does not say."""
+    if "weights_file" not in run.result:
+        return ""
+    return run.result["weights_file"]["path"] or "no file: none was given as weights"
+
+
 def chosen_by(run: Run) -> str:
     """Which quantity of which split chose the checkpoint, as far as the training's configuration tells."""
     text = configuration(run)
     if text is None:
         return "not known: the configuration of the training is not in this folder"
+    if not _is_of_folder(run):
+        return f"not known: the weights are from {weights_from(run) or 'a file that the result does not name'}"
     callbacks = (yaml.safe_load(text).get("trainer") or {}).get("callbacks") or []
     monitors = [callback.get("init_args", {}).get("monitor") for callback in callbacks]
     watched = sorted({monitor for monitor in monitors if monitor})
@@ -64,3 +75,10 @@ def chosen_by(run: Run) -> str:
     splits = {monitor.partition("/")[0] for monitor in watched}
     split = "the validation split, carved from the training images" if splits == {"val"} else ", ".join(sorted(splits))
     return f"{', '.join(watched)} ({split}); model.ckpt itself holds the last epoch"
+
+
+def _is_of_folder(run: Run) -> bool:
+    """Whether the weights that were judged are in the folder, by content: it may have been moved or trained again."""
+    judged = run.result.get("weights_file", {}).get("sha256")
+    own = [*run.folder.glob("*.ckpt"), *run.folder.glob("checkpoints/*.ckpt")]
+    return judged is not None and any(file_hash(path) == judged for path in own)

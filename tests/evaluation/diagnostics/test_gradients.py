@@ -1,12 +1,17 @@
 """Gradients that lead nowhere, with columns made by hand."""
 
+import functools
+
+import pytest
 import torch
 import yaml
 
 from lightning_advdef.attacks import FGSM, PGD, Cascade, DeepFool, Noise, Square
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics.gradients import images_untouched, zero_gradients
+from lightning_advdef.models import MLP
 from tests.evaluation.diagnostics.helpers import COUNT, evidence, right, said
+from tests.toys import KnownRounding, RoundedInput
 
 PGD20 = Scenario("pgd20", PGD(0.1, steps=20))
 
@@ -29,6 +34,13 @@ def test_where_the_margin_has_no_gradient_either_scores_are_next():
     margin = Scenario("pgd20", PGD(0.1, steps=20, loss="margin"))
     (found,) = zero_gradients(evidence([margin], **zeros(20)))
     assert yaml.safe_load(found.next)[0]["attack"]["class_path"] == "Square"
+
+
+@pytest.mark.parametrize(("defense", "next_attack"), [(RoundedInput, "Square"), (KnownRounding, "APGD")])
+def test_where_no_image_has_a_gradient_and_no_surrogate_is_named_scores_are_next(defense, next_attack):
+    defended = defense(functools.partial(MLP, hidden=[8]), spec="digits")
+    (found,) = zero_gradients(evidence([PGD20], defense=defended, **zeros(COUNT)))
+    assert yaml.safe_load(found.next)[0]["attack"]["class_path"] == next_attack
 
 
 def test_attacks_without_gradients_are_not_asked_for_them():

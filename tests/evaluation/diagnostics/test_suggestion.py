@@ -1,18 +1,20 @@
 """What is to be run next can be pasted and is read by the command line."""
 
 import functools
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
-from lightning_advdef.attacks import BPDA, EOT, PGD, Cascade, DeepFool, FullGradient
+from lightning_advdef.attacks import APGD, BPDA, EOT, FGSM, PGD, Cascade, DeepFool, FullGradient, Square
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics import suggestion
 from lightning_advdef.evaluation.diagnostics.diagnose import diagnose
 from lightning_advdef.evaluation.diagnostics.probes import Probes
 from lightning_advdef.evaluation.suites import read_scenarios
 from lightning_advdef.models import MLP
-from tests.evaluation.diagnostics.helpers import evidence
+from tests.evaluation.diagnostics.helpers import COUNT, evidence
 from tests.test_configs import CONFIGS, parsed, scenarios_of
 from tests.toys import KnownRounding, NoisyInput, RoundedInput
 
@@ -108,6 +110,38 @@ def test_what_was_just_run_is_not_asked_for():
         found = evidence([SCENARIOS[0], *extra])
         asked = {suggestion.name_of(f["next"]) for f in diagnose(found.rows, found.summary, found.judge, None)}
         assert (name in asked) == (not extra)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_run_under_another_name_is_not_asked_for(kind, tmp_path):
+    for make in MAKERS:
+        text = make(defended(kind), "check", SCENARIOS[0])
+        (tmp_path / "next.yaml").write_text(yaml.safe_dump({"evaluation": {"scenarios": yaml.safe_load(text)}}))
+        (asked,) = read_scenarios(tmp_path / "next.yaml")
+        found = defended(kind)
+        assert not suggestion.was_run(found, text)
+        for row, run in ((asked, True), (replace(asked, attack=asked.attack.with_eps(0.2)), False)):
+            again = evidence([replace(row, name="mine")], defense=found.judge.defense, stochastic=found.stochastic)
+            assert suggestion.was_run(again, text) is run
+
+
+def test_an_attack_that_was_run_through_another_surrogate_is_asked_for():
+    text = suggestion.by_margin(defended("plain"), "check", SCENARIOS[0])
+    for surrogate, run in ((FullGradient, True), (lambda defense: BPDA(defense), False)):
+        row = Scenario("mine", APGD(0.1, loss="margin", restarts=5), surrogate)
+        assert suggestion.was_run(evidence([row]), text) is run
+
+
+def test_one_attack_is_not_asked_for_twice_under_two_names():
+    defense = RoundedInput(DIGITS, spec="digits")
+    rows = [Scenario("fgsm", FGSM(0.1)), Scenario("pgd10", PGD(0.1, steps=10))]
+    zero = {f"{row.name}/zero_gradients": torch.ones(COUNT, dtype=torch.int64) for row in rows}
+    found = evidence(rows, defense=defense, **zero)
+    text = diagnose(found.rows, found.summary, found.judge, None)[5]["next"]
+    assert suggestion.name_of(text) == "next_zero_gradients_fgsm"
+    found = evidence([*rows, Scenario("next_zero_gradients_fgsm", Square(0.1, queries=5000))], defense=defense, **zero)
+    said = [f for f in diagnose(found.rows, found.summary, found.judge, None) if f["name"] == "zero_gradients"]
+    assert [(f["status"], f["next"]) for f in said] == [("raised", "")] * 2
 
 
 def test_surrogates_that_are_functions_count_as_named():

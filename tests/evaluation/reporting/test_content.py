@@ -1,10 +1,14 @@
 """Paper protocol beside strong attack, and what numbers rest on."""
 
+import json
+
 import pytest
 
 from lightning_advdef.evaluation.reporting.content import contrasts, read_report
-from lightning_advdef.evaluation.reporting.provenance import chosen_by
+from lightning_advdef.evaluation.reporting.provenance import chosen_by, circumstances
 from lightning_advdef.evaluation.run import read_runs
+from lightning_advdef.files import file_hash
+from tests.conftest import scenario
 from tests.evaluation.reporting.runs import CLEAR, RAISED, bounded, evaluated, one
 
 WATCHED = "trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {monitor: val/robust_accuracy/pgd}}]}"
@@ -49,4 +53,35 @@ def test_results_without_diagnostics_have_none(tmp_path):
 def test_the_split_that_chose_the_checkpoint_is_said_if_known(tmp_path, config, expected):
     from re import match
 
-    assert match(expected, chosen_by(one(evaluated(tmp_path / "run", config=config))))
+    folder = evaluated(tmp_path / "run", config=config)
+    (folder / "model.ckpt").write_bytes(b"trained")
+    judge(folder, path="model.ckpt", sha256=file_hash(folder / "model.ckpt"))
+    assert match(expected, chosen_by(one(folder)))
+
+
+def judge(folder, **weights_file):
+    """Lets the result name the file of its weights."""
+    result = json.loads((folder / "robustness.json").read_text())
+    (folder / "robustness.json").write_text(json.dumps(result | {"weights_file": weights_file}))
+
+
+def test_of_weights_from_elsewhere_nothing_is_claimed(tmp_path):
+    folder = evaluated(tmp_path / "run", config=WATCHED)
+    (folder / "model.ckpt").write_bytes(b"trained")
+    unsaid = "not known: the weights are from a file that the result does not name"
+    assert chosen_by(one(folder)) == unsaid
+    judge(folder, path="other.ckpt", sha256="0")
+    assert chosen_by(one(folder)) == "not known: the weights are from other.ckpt"
+    assert ("weights from", "other.ckpt") in circumstances(one(folder))
+    judge(folder, path=None, sha256=None)
+    assert chosen_by(one(folder)) == "not known: the weights are from no file: none was given as weights"
+
+
+def test_a_test_says_which_file_its_weights_are_from(advdef):
+    advdef.digits("fit", "--trainer.max_epochs=1", limit=4)
+    scenarios = [scenario("fgsm", "FGSM", eps=0.1)]
+    folder = advdef.digits("test", scenarios=scenarios, limit=4)
+    assert "digits_mlp.safetensors" in chosen_by(one(folder))
+    own = f"--model.weights={folder / 'model.ckpt'}"
+    advdef.digits("test", own, "--overwrite", scenarios=scenarios, limit=4)
+    assert not chosen_by(one(folder)).startswith("not known")
