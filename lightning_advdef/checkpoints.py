@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
 import inspect
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +26,8 @@ from lightning_advdef.messages import shorten
 from lightning_advdef.types import Eps
 
 _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
+_PLAIN = (str, int, float, bool, NoneType, Eps, Path, ...)
+_CONTAINERS = (Union, UnionType, list, tuple, dict, Sequence, Mapping)
 _DROPPED = object()
 # of buffers that hold what calibration finds; other runs' weights do without them
 _CALIBRATED = "calibrated_"
@@ -132,12 +136,13 @@ def _difference(
     return f"it has no {missing[0]}" if missing else f"it has {unknown[0]}, which the network lacks"
 
 
-def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
+def load_defense(path: str | Path, classes: Sequence[Callable[..., Any]] = ()) -> Any:
     """The defense that a checkpoint was saved from, in eval mode.
 
     Args:
         path: A ``.ckpt`` written by ``advdef fit``.
-        classes: Classes outside this package that the checkpoint may name.
+        classes: Classes and functions outside this package that the checkpoint may name. Of others, but for those of
+            ``torch.optim`` and ``torchvision``, none is imported, in whatever form the file names it.
 
     Raises:
         CheckpointError: If the file names no class, or one that is neither of this package nor in ``classes``, or does
@@ -147,17 +152,17 @@ def load_defense(path: str | Path, classes: Sequence[type] = ()) -> Any:
     settings = dict(content.get("hyper_parameters", {}))
     class_path = settings.pop("_class_path", None)
     settings.pop("_instantiator", None)
-    if class_path is None:
+    if not isinstance(class_path, str):
         raise CheckpointError(f"{path} does not say which class it belongs to: was it written by advdef fit?")
-    _refuse_unknown({"class_path": class_path, "init_args": settings}, [_path_of(item) for item in classes], path)
-    module_name, _, name = class_path.rpartition(".")
-    defense_class = getattr(importlib.import_module(module_name), name)
+    vouched = {_path_of(item): item for item in classes}
+    _refuse_unknown({"class_path": class_path, "init_args": settings}, Any, vouched, path)
+    defense_class = _find(class_path, vouched, path)
     try:
         defense = _build(defense_class, settings | {key: None for key in defense_class.starts if key in settings})
     except argparse.ArgumentError as error:
         raise CheckpointError(
-            f"{path} does not describe its {name} completely ({shorten(str(error))}), as happens with networks made by "
-            "a function: build it yourself and give the file as weights="
+            f"{path} does not describe its {defense_class.__name__} completely ({shorten(str(error))}), as happens "
+            "with networks made by a function: build it yourself and give the file as weights="
         ) from None
     load_weights(defense, path, complete=True)
     return defense.eval()
@@ -174,7 +179,7 @@ def save_defense(defense: Any, path: str | Path) -> None:
     write_checkpoint({"state_dict": defense.state_dict(), "hyper_parameters": dict(defense.hparams)}, path)
 
 
-def _path_of(item: type) -> str:
+def _path_of(item: Callable[..., Any]) -> str:
     return f"{item.__module__}.{item.__qualname__}"
 
 
@@ -194,15 +199,60 @@ def _build(defense_class: type, settings: Mapping[str, Any]) -> Any:
     return parser.instantiate_classes(parser.parse_object({"defense": settings})).defense
 
 
-def _refuse_unknown(value: Any, allowed: Sequence[str], path: str | Path) -> None:
-    """Walks a description and refuses classes that nobody vouched for."""
-    if isinstance(value, Mapping):
-        named = value.get("class_path")
-        if isinstance(named, str) and not named.startswith(_TRUSTED) and named not in allowed:
-            raise CheckpointError(
-                f"{path} names the class {named}: pass it to load_defense in classes= if you trust it"
-            )
-        value = list(value.values())
-    if isinstance(value, list):
+def _refuse_unknown(value: Any, annotation: Any, classes: Mapping[str, Any], path: str | Path) -> None:
+    """Walks a description before any of it is built, and refuses names that nobody vouched for.
+
+    Where a class or a function may stand, any text is taken for the name of one: a description also holds it in the
+    form of text, and the parser would import what that says.
+    """
+    if isinstance(value, str) and not _is_plain(annotation):
+        _find(value, classes, path)
+    elif isinstance(value, list | tuple | set):
         for item in value:
-            _refuse_unknown(item, allowed, path)
+            _refuse_unknown(item, annotation, classes, path)
+    elif isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
+        annotations = _annotations(_find(value["class_path"], classes, path))
+        for key, item in value.items():
+            if key == "init_args" and isinstance(item, Mapping):
+                for name, argument in item.items():
+                    _refuse_unknown(argument, annotations.get(name, Any), classes, path)
+            elif key != "class_path":
+                _refuse_unknown(item, Any, classes, path)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _refuse_unknown(item, annotation, classes, path)
+
+
+def _find(name: str, classes: Mapping[str, Any], path: str | Path) -> Any:
+    """The class or function of that name, if it is trusted; nothing but trusted packages is imported."""
+    if name in classes:
+        return classes[name]
+    if name.startswith(_TRUSTED):
+        module, _, last = name.rpartition(".")
+        # a trusted module holds what it imports, too
+        with contextlib.suppress(ImportError, AttributeError):
+            found = getattr(importlib.import_module(module), last)
+            if f"{found.__module__}.".startswith(_TRUSTED):
+                return found
+    raise CheckpointError(f"{path} names {name!r}: pass it to load_defense in classes= if you trust it")
+
+
+def _annotations(item: Any) -> dict[str, Any]:
+    """Types of the arguments of a class, with those that it hands on to a base class, or of a function."""
+    found: dict[str, Any] = {}
+    for base in reversed(getattr(item, "__mro__", [item])):
+        constructor = vars(base).get("__init__", object.__init__) if inspect.isclass(base) else base
+        for name, annotation in inspect.get_annotations(constructor).items():
+            one = SimpleNamespace(__annotations__={name: annotation})
+            try:
+                found |= get_type_hints(one, vars(importlib.import_module(base.__module__)))
+            except NameError:  # of a base class in another module, which said it, or imported for type checkers alone
+                found.setdefault(name, Any)
+    return found
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Whether no class and no function fits."""
+    if get_origin(annotation) in _CONTAINERS:
+        return all(map(_is_plain, get_args(annotation)))
+    return get_origin(annotation) is Literal or annotation in _PLAIN

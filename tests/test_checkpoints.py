@@ -2,6 +2,8 @@
 
 import functools
 import os
+import sys
+from typing import Literal
 
 import pytest
 import torch
@@ -112,6 +114,84 @@ def test_an_unknown_network_is_refused_too(tmp_path):
     with pytest.raises(CheckpointError, match="OwnNetwork"):
         load_defense(path)
     assert isinstance(load_defense(path, classes=[OwnNetwork]).classifier, OwnNetwork)
+
+
+@pytest.fixture
+def foreign_code(tmp_path, monkeypatch):
+    """A module that can be imported, and the file that tells that it was."""
+    code = """
+from pathlib import Path
+from lightning_advdef.models import MLP, Classifier
+from lightning_advdef.types import ImageSpec
+
+Path(__file__).with_name("ran").touch()
+
+
+def make(spec: ImageSpec) -> Classifier:
+    return MLP(spec)
+"""
+    (tmp_path / "foreign_code.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "ran"
+    sys.modules.pop("foreign_code", None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network": "foreign_code.make"},
+        {"network": {"class_path": "foreign_code.make"}},
+        {"network": '{"class_path": "foreign_code.make"}'},
+        {"network.class_path": "foreign_code.make"},
+        {"network": {"class_path": "lightning_advdef.models.MLP", "dict_kwargs": {"hidden": "foreign_code.make"}}},
+        {"optimizer": "foreign_code.make"},
+        {
+            "scheduler": {
+                "class_path": "torch.optim.lr_scheduler.LambdaLR",
+                "init_args": {"lr_lambda": "foreign_code.make"},
+            }
+        },
+        {"network": "lightning_advdef.cli.os.getcwd"},
+        {"network": {"class_path": "lightning_advdef.cli.Path"}},
+        {"unheard_of": ("foreign_code.make",)},
+    ],
+)
+def test_code_that_a_file_names_is_refused_and_not_imported(tmp_path, foreign_code, settings):
+    content = {"_class_path": "lightning_advdef.defenses.StandardModule", "spec": "digits"}
+    content["network"] = {"class_path": "lightning_advdef.models.MLP"}
+    state = StandardModule(MLP, spec="digits").state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": content | settings}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a\.ckpt names .*(foreign_code\.make|cli\.).*classes="):
+        load_defense(tmp_path / "a.ckpt")
+    assert not foreign_code.exists()
+
+
+def test_a_function_that_a_file_names_is_called_if_vouched_for(tmp_path, foreign_code):
+    from foreign_code import make
+
+    assert foreign_code.exists(), "the code is real"
+    described = {
+        "_class_path": "lightning_advdef.defenses.StandardModule",
+        "spec": "digits",
+        "network": "foreign_code.make",
+    }
+    state = StandardModule(MLP, spec="digits").state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": described}, tmp_path / "a.ckpt")
+    assert isinstance(load_defense(tmp_path / "a.ckpt", classes=[make]).classifier, MLP)
+
+
+class Named(StandardModule):
+    """Takes texts that are no names of classes, some of them by way of its base class."""
+
+    def __init__(self, layer: str | None, parts: list[str], order: Literal["a.b", "c"], **settings):
+        super().__init__(**settings)
+        self.texts = (layer, parts, order)
+
+
+def test_texts_that_look_like_names_load_where_only_text_fits(tmp_path):
+    texts = {"layer": "features.group0", "parts": ["os.system"], "order": "a.b"}
+    save_defense(Named(network=MLP, spec="digits", **texts), tmp_path / "a.ckpt")
+    assert load_defense(tmp_path / "a.ckpt", classes=[Named]).texts == tuple(texts.values())
 
 
 def test_a_file_without_a_class_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def robust_accuracies(trainer: Trainer) -> dict[str, float]:
 def _validation_loop(trainer: Trainer) -> Any:
     """The loop that runs in ``on_validation_batch_end``."""
     return trainer.fit_loop.epoch_loop.val_loop if trainer.state.fn == "fit" else trainer.validate_loop
+
+
+def _require_one_loader(batches: Sequence[int | float]) -> None:
+    """Refuses what would mix up images: each loader numbers them anew.
+
+    Args:
+        batches: How many each loader has.
+    """
+    if len(batches) > 1:
+        raise ValueError(
+            f"an evaluation takes one data loader, got {len(batches)}: give them to the Trainer one after the other, "
+            "each with a result folder of its own"
+        )
 
 
 def _gather(trainer: Trainer, kept: list[Rows]) -> Rows:
@@ -156,9 +170,14 @@ class RobustnessEvaluation(Callback):
             data.claims = Claims(settings.batch_size, shrink=not settings.strict) if claimed else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the result folder, or notices that this evaluation is already finished."""
+        """Opens the result folder, or notices that this evaluation is already finished.
+
+        Raises:
+            ValueError: If there are several loaders.
+        """
         if not self.judges_test_images:
             return
+        _require_one_loader(trainer.num_test_batches)
         mean_image = self._mean_image(trainer)
         judge = Judge(pl_module, self.scenarios, self.settings, mean_image, self.cache)
         self._store, judged = self._open_store(trainer, pl_module, judge)
@@ -167,9 +186,14 @@ class RobustnessEvaluation(Callback):
             self._judging = Judging(judge, trainer, loader, self._store, judged, self.progress, diagnostics)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gets ready, unless this is the sanity check or an epoch without attacks."""
+        """Gets ready, unless this is the sanity check or an epoch without attacks.
+
+        Raises:
+            ValueError: If there are several loaders.
+        """
         scenarios = self.fit_scenarios if trainer.state.fn == "fit" else self.scenarios
         if scenarios and self.is_due(trainer):
+            _require_one_loader(trainer.num_val_batches)
             judge = Judge(pl_module, scenarios, self.settings)
             self._judging = Judging(judge, trainer, trainer.val_dataloaders, progress=self.progress)
 
@@ -232,10 +256,12 @@ class RobustnessEvaluation(Callback):
         """Gets ready to write the adversarial images of one scenario.
 
         Raises:
-            ValueError: If there is no such scenario, or several processes would write one file.
+            ValueError: If there is no such scenario, there are several loaders, or several processes would write one
+                file.
         """
         if self.write is None:
             return
+        _require_one_loader(trainer.num_predict_batches)
         wanted = up_to(self.write, expand(self.scenarios, pl_module))
         if not wanted or trainer.world_size > 1:
             names = ", ".join(scenario.name for scenario in expand(self.scenarios, pl_module)) or "none"

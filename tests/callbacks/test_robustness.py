@@ -171,6 +171,31 @@ def test_a_foreign_module_works_with_plain_batches(tmp_path, inference_mode):
     assert "clean/centred_l2" not in rows
 
 
+class SeveralLoaders(Foreign):
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        pass
+
+    validation_step = test_step
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return self(batch[0])
+
+
+@pytest.mark.parametrize("function", ["test", "validate", "predict"])
+def test_images_of_several_loaders_are_not_mixed_up(tmp_path, function):
+    evaluation = RobustnessEvaluation(SCENARIOS, folder=str(tmp_path), write="pgd")
+    run = getattr(trainer_of(tmp_path, evaluation), function)
+    with pytest.raises(ValueError, match=r"takes one data loader, got 2: .* one after the other"):
+        run(SeveralLoaders(), [foreign_loader(), foreign_loader()])
+
+
+def test_training_with_several_loaders_is_refused_at_the_first_attack(tmp_path):
+    evaluation = RobustnessEvaluation(SCENARIOS, every_n_epochs=1)
+    loaders = [foreign_loader(), foreign_loader()]
+    with pytest.raises(ValueError, match="takes one data loader, got 2"):
+        trainer_of(tmp_path, evaluation, max_epochs=1).fit(SeveralLoaders(), foreign_loader(), loaders)
+
+
 @pytest.mark.parametrize("diagnostics", [True, False])
 def test_the_hook_of_a_foreign_module_sees_batches_of_its_loader_alone(tmp_path, diagnostics):
     class Halved(Foreign):

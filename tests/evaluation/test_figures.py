@@ -33,6 +33,15 @@ def test_every_curve_is_drawn_with_its_points_and_named(form):
     assert [text.get_text() for text in legend.get_texts()] == ["pgn", "fgm", "pgd"]
 
 
+@pytest.mark.parametrize("form", ["fronts", "steps", "lines", "paths"])
+def test_a_name_with_an_underscore_stands_in_the_legend_beside_its_line(form):
+    curves = tuple(Curve(f"_{curve.label}", curve.points) for curve in CURVES)
+    (legend,) = draw(chart(form, curves)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_pgn", "_fgm", "_pgd"]
+    colors = [line.get_color() for line in legend.get_lines()]
+    assert len(set(colors)) == 3
+
+
 def test_each_method_has_a_panel_with_the_others_behind_it():
     overview, *panels = draw(chart("fronts")).axes
     assert [panel.get_title() for panel in panels] == ["pgn", "fgm", "pgd"]
@@ -80,6 +89,22 @@ def test_file_is_of_the_kind_that_its_name_says(tmp_path, suffix):
     save(chart("lines"), path)
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "csv": b"curve,point"}
     assert path.read_bytes().startswith(start[suffix])
+
+
+@pytest.mark.parametrize("suffix", ["png", "csv"])
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"figure.{suffix}"
+    save(chart("lines"), path)
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.replace", broken)
+    with pytest.raises(OSError, match="no space left"):
+        save(chart("lines", CURVES[:1]), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(("shown", "name"), [(chart("lines"), "figure.txt"), ([], "images.csv")])

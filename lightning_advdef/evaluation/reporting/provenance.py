@@ -68,7 +68,9 @@ def chosen_by(run: Run) -> str:
     if not _is_of_folder(run):
         return f"not known: the weights are from {weights_from(run) or 'a file that the result does not name'}"
     callbacks = (yaml.safe_load(text).get("trainer") or {}).get("callbacks") or []
-    monitors = [callback.get("init_args", {}).get("monitor") for callback in callbacks]
+    if isinstance(callbacks, Mapping):
+        callbacks = [callbacks]
+    monitors = [(callback.get("init_args") or {}).get("monitor") for callback in callbacks]
     watched = sorted({monitor for monitor in monitors if monitor})
     if not watched:
         return "nothing: model.ckpt holds the last epoch of this folder's training"
