@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.base import check_images
-from lightning_advdef.evaluation.diagnostics.probes import pick
+from lightning_advdef.evaluation.diagnostics.probes import PROBED, pick
 from lightning_advdef.evaluation.fingerprint import described_images, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery, Kept, write_gallery
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings
@@ -110,6 +110,7 @@ def evaluate(
     judge = Judge(model, listed, settings, mean_image)
     judge.watch = gallery = Gallery(judge.scenarios)
     device = next((parameter.device for parameter in model.parameters()), images.device)
+    judge.look_for_randomness(Batch(*(tensor.to(device) for tensor in pick(batch, PROBED))))
     size = judge.settings.batch_size
     parts = [slice(first, first + size) for first in range(0, len(images), size)]
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
