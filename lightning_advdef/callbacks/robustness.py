@@ -18,7 +18,7 @@ from lightning_advdef.callbacks.writer import AdversarialWriter
 from lightning_advdef.data import DataModule
 from lightning_advdef.data.claims import Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
-from lightning_advdef.evaluation.diagnostics.probes import sample
+from lightning_advdef.evaluation.diagnostics.probes import first_look, sample
 from lightning_advdef.evaluation.examples import examples_of
 from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery
@@ -64,6 +64,12 @@ def _require_one_loader(batches: Sequence[int | float]) -> None:
             f"an evaluation takes one data loader, got {len(batches)}: give them to the Trainer one after the other, "
             "each with a result folder of its own"
         )
+
+
+def _all_batches(trainer: Trainer) -> bool:
+    """Whether a test sees every batch."""
+    limit = trainer.limit_test_batches  # an int counts batches, 1.0 means all of them
+    return isinstance(limit, float) and limit == 1
 
 
 def _gather(trainer: Trainer, kept: list[Rows]) -> Rows:
@@ -163,9 +169,7 @@ class RobustnessEvaluation(Callback):
         """Has the images of a test handed out to whichever process is free, unless only some batches are wanted."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, DataModule):
-            limit = trainer.limit_test_batches  # an int counts batches, 1.0 means all of them
-            whole = isinstance(limit, float) and limit == 1
-            claimed = stage == "test" and self.judges_test_images and whole
+            claimed = stage == "test" and self.judges_test_images and _all_batches(trainer)
             settings = self.settings
             data.claims = Claims(settings.batch_size, shrink=not settings.strict) if claimed else None
 
@@ -183,6 +187,10 @@ class RobustnessEvaluation(Callback):
         self._store, judged = self._open_store(trainer, pl_module, judge)
         if not self._store.complete:
             loader, diagnostics = trainer.test_dataloaders, self.diagnostics
+            # of a part of the data set, only the images that are wanted are looked at
+            look = first_look(loader, trainer.strategy.batch_to_device) if _all_batches(trainer) else None
+            if look is not None:
+                judge.look_for_randomness(look)
             self._judging = Judging(judge, trainer, loader, self._store, judged, self.progress, diagnostics)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from lightning_advdef.evaluation.diagnostics.probes import pick
+from lightning_advdef.evaluation.diagnostics.probes import PROBED, pick
 from lightning_advdef.evaluation.fingerprint import described_images, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery, Kept, write_gallery
 from lightning_advdef.evaluation.given import as_batch, as_scenarios, require_logits
@@ -112,9 +112,10 @@ def evaluate(
     judge = Judge(model, as_scenarios(scenarios), settings, mean_image)
     judge.watch = gallery = Gallery(judge.scenarios)
     device = next((parameter.device for parameter in model.parameters()), batch.images.device)
+    require_logits(model, batch, device, judge.settings)
+    judge.look_for_randomness(Batch(*(tensor.to(device) for tensor in pick(batch, PROBED))))
     size = judge.settings.batch_size
     parts = [slice(first, first + size) for first in range(0, len(batch.images), size)]
-    require_logits(model, batch, device, judge.settings)
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
     identity = fingerprint(described_images(*batch), model, judge)
     probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None

@@ -61,6 +61,10 @@ class JudgeSettings:
             raise ValueError("strict mode promises equal bits and searches in float32: leave out --evaluation.search")
 
 
+class _AnswersDiffer(Exception):  # noqa: N818 - no error, since the batch is then judged again
+    """A defense that was taken for deterministic answers differently when asked again."""
+
+
 class Made(NamedTuple):
     """Images of a scenario, ``(N, C, H, W)``, and which are adversarial, bool, ``(N,)``: others were broken earlier."""
 
@@ -95,6 +99,7 @@ class Judge:
         as_defense(defense).fixed_shape = self.settings.strict
         self.mean_image = mean_image
         self.stochastic: bool | None = None
+        self._asks_twice = True  # about each image of the first batch, adversarial or not
         self.scenarios = expand(scenarios, defense)
         require_unique_names(self.scenarios)
         self.runners = {s.name: ScenarioRunner(s, self.bind(s), cache) for s in self.scenarios}
@@ -140,8 +145,28 @@ class Judge:
         if self.settings.strict:
             known = {name: _padded(column, self._padded_size) for name, column in known.items()}
             batch = self._pad(batch)
+        if self.stochastic is None:
+            self.note_randomness(bool(getattr(self.defense, "stochastic", False)))
+        try:
+            rows, made = self._all_columns(batch, known)
+        except _AnswersDiffer:
+            self.note_randomness(True)
+            rows, made = self._all_columns(batch, known)
+        self._asks_twice = False
+        for name, images in made.items():
+            self._show(name, batch, images, rows, count)
+        return {name: column[:count].cpu() for name, column in rows.items()}
+
+    def _all_columns(self, batch: Batch, known: Rows) -> tuple[Rows, dict[str, Made]]:
+        """Rows of a batch, and the images of each scenario that was run.
+
+        Raises:
+            _AnswersDiffer: If the defense turns out to be random.
+        """
         rng = SampleRNG.for_images(batch.indices, self.settings.seed)
         rows = self._clean_rows(batch, rng)
+        if known and not torch.equal(known["clean/stochastic"], rows["clean/stochastic"]):
+            known = {}  # one draw and several are no columns of one row
         made: dict[str, Made] = {}
         for scenario in self.scenarios:
             earlier = columns_of(known, scenario.name)
@@ -150,8 +175,7 @@ class Judge:
                 continue
             made[scenario.name], columns = self._scenario_columns(scenario, batch, rng, rows, made, earlier)
             rows |= _named(scenario.name, columns)
-            self._show(scenario.name, batch, made[scenario.name], rows, count)
-        return {name: column[:count].cpu() for name, column in rows.items()}
+        return rows, made
 
     def _show(self, scenario: str, batch: Batch, made: Made, rows: Rows, count: int) -> None:
         """Lets ``watch`` see the first ``count`` images, but for those whose adversarial image nobody has."""
@@ -173,8 +197,6 @@ class Judge:
         return Batch(*(_padded(tensor, self._padded_size) for tensor in batch))
 
     def _clean_rows(self, batch: Batch, rng: SampleRNG) -> Rows:
-        if self.stochastic is None:
-            self._look_for_randomness(batch, rng)
         rows = {"index": batch.indices, "label": batch.labels}
         rows["clean/stochastic"] = torch.full_like(batch.labels, int(bool(self.stochastic)))
         rows |= _named("clean", self._verdict(batch.images, batch.images, batch.labels, rng.stream("clean")))
@@ -184,8 +206,17 @@ class Judge:
             rows |= {f"clean/centred_{norm}": lp_norm(centred, norm) for norm in NORMS}
         return rows
 
-    def _look_for_randomness(self, batch: Batch, rng: SampleRNG) -> None:
-        self.note_randomness(is_stochastic(self.defense, batch.images, rng))
+    def look_for_randomness(self, batch: Batch) -> None:
+        """Decides by some clean images, the same in all processes, whether the defense is random.
+
+        The first batch may still overrule that it is not: some defenses are random on suspicious images alone.
+        """
+        with torch.inference_mode(False), torch.no_grad():
+            images, indices = batch.images.clone(), batch.indices.clone()
+            rng = SampleRNG.for_images(indices, self.settings.seed)
+            size = self.settings.batch_size
+            groups = [slice(first, first + size) for first in range(0, len(images), size)]
+            self.note_randomness(any(is_stochastic(self.defense, images[rows], rng[rows]) for rows in groups))
 
     def note_randomness(self, stochastic: bool) -> None:
         """Takes note that the defense answers differently when asked again, or that it does not."""
@@ -242,9 +273,17 @@ class Judge:
         return Made(images, real), found
 
     def _verdict(self, images: Tensor, clean: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
-        """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request."""
+        """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request.
+
+        Raises:
+            _AnswersDiffer: If the defense was taken for deterministic, and a second pass says otherwise.
+        """
         draws = self.settings.draws if self.stochastic else 1
         logits = deployed_logits(self.defense, images, rng, draws)
+        if self._asks_twice and not self.stochastic:
+            again = deployed_logits(self.defense, images, rng.stream("again"))
+            if not torch.equal(logits, again):
+                raise _AnswersDiffer
         predictions = logits.argmax(dim=2)
         columns = {
             "prediction": predictions[0],

@@ -102,11 +102,18 @@ def join_rows(parts: Sequence[Rows]) -> Rows:
     """All rows sorted by image index, each image once.
 
     Raises:
-        RuntimeError: If there are none.
+        RuntimeError: If there are none, or some were judged on one draw and others on several.
     """
     if not parts:
         raise RuntimeError("no image was judged: is the data empty?")
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    found = rows.get("clean/stochastic", rows["index"][:0])
+    if (found != found[:1]).any():
+        raise RuntimeError(
+            "the defense was found to be random on some images and not on others, so that these were judged on a "
+            "single draw: write stochastic = True into its class and evaluate all images again, in a run folder with "
+            "--overwrite"
+        )
     _, order = np.unique(rows["index"].numpy(), return_index=True)
     return {name: column[torch.from_numpy(order)] for name, column in rows.items()}
 

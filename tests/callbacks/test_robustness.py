@@ -141,7 +141,8 @@ def test_clean_images_are_judged_once_and_not_at_all_where_that_is_done(tmp_path
         counts.append(defense.seen)
     judged = CountingDefense()
     Judge(judged, [Scenario("none", FGSM(eps=0.0))])(next(iter(all_digits(20))))
-    assert counts == [judged.seen, 0]
+    # a test also looks twice at some images, here at all, before the first batch
+    assert counts == [judged.seen + 2 * 20, 0]
 
 
 def all_digits(count):
@@ -242,6 +243,19 @@ def test_noise_that_a_foreign_module_does_not_declare_is_detected(tmp_path):
     assert set(np.round(5 * rows["pgd/correct"], 4)) <= {0, 1, 2, 3, 4, 5}
     # all steps are run, since one wrong answer of a random network decides nothing
     assert (rows["pgd/backward"] == 3).all()
+
+
+def test_noise_on_images_of_later_batches_is_detected_before_the_first(tmp_path):
+    class Late(Foreign):
+        """Adds noise to the last image."""
+
+        def forward(self, images):
+            last = (images == foreign_loader().dataset[-1][0]).flatten(1).all(dim=1)[:, None, None, None]
+            return super().forward(images + last * torch.randn_like(images))
+
+    evaluation = RobustnessEvaluation(SCENARIOS, batch_size=4, folder=str(tmp_path), draws=5)
+    trainer_of(tmp_path, evaluation).test(Late(), foreign_loader(), verbose=False)
+    assert result_of(tmp_path)[1]["clean/stochastic"].all()
 
 
 def state_of(module):

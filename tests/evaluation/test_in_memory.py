@@ -133,6 +133,21 @@ def test_random_numbers_belong_to_the_indices(foreign):
     assert not torch.equal(first.rows["clean/margin"].flip(0), third.rows["clean/margin"])
 
 
+def test_whether_a_defense_is_random_does_not_depend_on_the_order_of_the_images(foreign):
+    class Noisy(nn.Module):
+        """Adds noise to the first image."""
+
+        def forward(self, images):
+            first = (images == foreign[1][0]).flatten(1).all(dim=1)[:, None, None, None]
+            return foreign[0](images + first * torch.randn_like(images))
+
+    turned = torch.arange(11, -1, -1)
+    settings = JudgeSettings(batch_size=4, strict=True)
+    for order in (turned, turned.flip(0)):
+        images, labels = foreign[1][order], foreign[2][order]
+        assert evaluate(Noisy(), images, labels, [], settings, indices=order).result["stochastic"]
+
+
 def test_pixels_of_another_range_are_refused_before_anything_runs(foreign):
     model, images, labels = foreign
     for given, remedy in ((images * 255, "divide them by 255"), (images * 4 - 2, "look normalised"), (-images, "")):

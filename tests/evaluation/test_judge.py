@@ -109,8 +109,8 @@ def test_only_what_is_left_passes_the_network_at_a_larger_budget(batch):
         network = Counting(golden())
         rows = judged(network, [Scenario("a", FGSM(0.3), eps=sizes)], batch)
         counts.append(network.rows)
-    # the probe for randomness, the clean verdict and a verdict of each row take the whole batch
-    attacked = [counts[0] - 4 * 24, counts[1] - 4 * 24, counts[2] - 5 * 24]
+    # the clean verdict and a verdict of each row take the whole batch, twice since it is the first
+    attacked = [counts[0] - 4 * 24, counts[1] - 4 * 24, counts[2] - 6 * 24]
     assert attacked[2] == attacked[0] + attacked[1] * (rows["a/eps0.05/correct"] > 0).sum() / 24
 
 
@@ -239,9 +239,9 @@ def test_what_is_known_does_not_pass_the_network_again(batch):
     network = Counting(golden())
     scenarios = [Scenario("a", Cascade(attacks=MORE)), Scenario("b", PGD(0.05, steps=9)), Scenario("c", FGSM(0.05))]
     rows = judged(network, scenarios, batch, first)
-    # the probe twice, the clean images, a verdict of each of the two rows that are new, and the attacks
+    # the clean images and each of the two rows that are new, all of them twice, and the attacks
     attacked = (rows["a/forward"] - first["a/forward"] + rows["c/forward"]).sum()
-    assert network.rows == 5 * 24 + attacked
+    assert network.rows == 6 * 24 + attacked
     assert (rows["a/forward"] > first["a/forward"]).sum() == (first["a/broken_by"] == -1).sum()
 
 
@@ -303,6 +303,62 @@ def test_larger_budgets_take_no_unlucky_verdict_of_a_random_defense_over():
     rows = judged(OftenWrong(), [Scenario("noise", Noise(0.1), eps=[0.1, 0.2, 0.3, 0.4])], batch)
     # the standard error of a mean over 20,000 draws is 0.0025
     assert all(rows[f"noise/eps{eps}/correct"].mean() == pytest.approx(0.15, abs=0.01) for eps in (0.1, 0.2, 0.3, 0.4))
+
+
+# random defenses that do not say so
+
+
+class Suspicious(nn.Module):
+    """Adds noise to images that are none of those it knows."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.network = golden()
+        self.register_buffer("known", known)
+
+    def forward(self, images):
+        nearest = (images[:, None] - self.known).flatten(2).abs().amax(2).amin(1)
+        suspicious = (nearest > 0.02)[:, None, None, None]
+        return self.network(images + 0.5 * suspicious * torch.randn_like(images))
+
+
+def test_a_defense_that_is_random_under_attack_alone_is_graded_on_several_draws(batch):
+    torch.manual_seed(0)
+    seen = []
+    judge = Judge(Suspicious(batch.images), [Scenario("a", PGD(0.1, steps=5))], JudgeSettings(draws=10))
+    judge.watch = lambda scenario, part, images, rows: seen.append(rows["a/correct"])
+    rows = judge(batch)
+    assert set(rows["clean/stochastic"].tolist()) == {1}
+    assert set(rows["clean/correct"].tolist()) <= {0, 1}
+    shares = rows["a/correct"]
+    assert ((shares > 0) & (shares < 1)).any()
+    # no draw that suited the attack ended it
+    assert set(rows["a/forward"].tolist()) == {6}
+    assert [found.tolist() for found in seen] == [shares.tolist()]
+
+
+def test_what_is_known_of_a_defense_that_turns_out_to_be_random_is_judged_again(batch):
+    torch.manual_seed(0)
+    defense = Suspicious(batch.images)
+    first = judged(defense, [Scenario("a", FGSM(0.01))], batch)
+    assert set(first["clean/stochastic"].tolist()) == {0}
+    rows = judged(defense, [Scenario("a", FGSM(0.01)), Scenario("b", FGSM(0.1))], batch, first)
+    assert set(rows["clean/stochastic"].tolist()) == {1}
+    assert (rows["a/forward"] == first["a/forward"]).all()
+    assert ((rows["b/correct"] > 0) & (rows["b/correct"] < 1)).any()
+
+
+def test_images_to_look_at_decide_for_all_batches(batch):
+    class Bright(nn.Module):
+        """Adds noise to one image of the batch."""
+
+        def forward(self, images):
+            bright = (images == batch.images[-1]).flatten(1).all(dim=1)[:, None, None, None]
+            return golden()(images + bright * torch.randn_like(images))
+
+    judge = Judge(Bright(), [])
+    judge.look_for_randomness(batch)
+    assert set(judge(Batch(*(tensor[:4] for tensor in batch)))["clean/stochastic"].tolist()) == {1}
 
 
 class Flat(nn.Module):

@@ -180,6 +180,12 @@ def test_an_empty_evaluation_says_so():
         join_rows([])
 
 
+def test_rows_of_one_draw_are_not_joined_to_those_of_several():
+    parts = [{"index": torch.tensor([i]), "clean/stochastic": torch.tensor([i])} for i in (0, 1)]
+    with pytest.raises(RuntimeError, match="stochastic = True"):
+        join_rows(parts)
+
+
 def test_a_store_of_another_fingerprint_is_refused(tmp_path):
     store = ResultStore(tmp_path, {"seed": 0})
     store.open()

@@ -105,16 +105,14 @@ def sample(loader: Any, rows: Rows, move: Callable[[Any], Any] = lambda batch: b
     """
     dataset: Any = getattr(loader, "dataset", None)
     ours = isinstance(dataset, ImageDataset)
-    # batches of a foreign data set without a sampler of batches are made by itself
-    if not (ours or (hasattr(dataset, "__getitem__") and getattr(loader, "batch_sampler", None) is not None)):
+    if not _can_be_read_again(loader):
         return None
     those = chosen(len(rows["index"]), COMPARED)
     wanted = rows["index"][those]
     positions = torch.searchsorted(dataset.indices, wanted) if ours else wanted
-    if not hasattr(dataset, "__len__") or not 0 <= int(positions.min()) <= int(positions.max()) < len(dataset):
+    if not 0 <= int(positions.min()) <= int(positions.max()) < len(dataset):
         return None
-    found = DataLoader(Subset(dataset, positions.tolist()), len(wanted), collate_fn=loader.collate_fn)
-    images, labels, *numbers = move(next(iter(found)))
+    images, labels, *numbers = move(_read(loader, positions))
     # a foreign data set may number its images in its own way, and its loader may have an order of its own
     same = torch.equal(numbers[0].cpu(), wanted) if numbers else _in_order(loader)
     if not same or not torch.equal(labels.cpu(), rows["label"][those]):
@@ -122,15 +120,40 @@ def sample(loader: Any, rows: Rows, move: Callable[[Any], Any] = lambda batch: b
     return Batch(images, labels, wanted.to(images.device))
 
 
+def first_look(loader: Any, move: Callable[[Any], Any]) -> Batch | None:
+    """A few images spread over the data set, whatever the order and the number of processes; see :func:`sample`."""
+    if not _can_be_read_again(loader) or not len(loader.dataset):
+        return None
+    positions = chosen(len(loader.dataset), PROBED)
+    images, labels, *_ = move(_read(loader, positions))
+    return Batch(images, labels, positions.to(images.device))
+
+
+def _can_be_read_again(loader: Any) -> bool:
+    """Whether batches can be made of chosen images."""
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, ImageDataset):
+        return True
+    # batches of a foreign data set without a sampler of batches are made by itself
+    batched = getattr(loader, "batch_sampler", None) is not None
+    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and batched
+
+
+def _read(loader: Any, positions: Tensor) -> Any:
+    """One batch of the images at these positions of the data set."""
+    found = DataLoader(Subset(loader.dataset, positions.tolist()), len(positions), collate_fn=loader.collate_fn)
+    return next(iter(found))
+
+
 def _in_order(loader: Any) -> bool:
     """Whether images come as they lie in the data set."""
     return type(loader.sampler) is SequentialSampler and type(loader.batch_sampler) is BatchSampler
 
 
-def pick(batch: Batch) -> Batch:
-    """The images to compare, of all that were judged."""
+def pick(batch: Batch, wanted: int = COMPARED) -> Batch:
+    """The images to compare, or fewer, of all that were judged."""
     order = batch.indices.argsort()
-    return Batch(*(tensor[order[chosen(len(order), COMPARED)]] for tensor in batch))
+    return Batch(*(tensor[order[chosen(len(order), wanted)]] for tensor in batch))
 
 
 def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) -> Probes:
