@@ -191,7 +191,9 @@ def test_the_command_sees_modules_of_the_current_folder(tmp_path, monkeypatch, c
     (tmp_path / "own_package_beside.py").write_text("from torch.nn import Linear as OwnNet")
     monkeypatch.chdir(tmp_path)
     own = ["--model.network=WrappedClassifier", "--model.network.module=own_package_beside.OwnNet"]
-    monkeypatch.setattr(sys, "argv", ["advdef", "test", "--model=StandardModule", "--data=Digits", *own, "--print_config"])
+    monkeypatch.setattr(
+        sys, "argv", ["advdef", "test", "--model=StandardModule", "--data=Digits", *own, "--print_config"]
+    )
     before = [place for place in sys.path if place not in ("", str(tmp_path))]
     monkeypatch.setattr(sys, "path", [*before])
     with pytest.raises(SystemExit) as caught:
