@@ -94,6 +94,13 @@ def _quieten() -> None:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litmodels" not in record.msg)
 
 
+def _see_own_modules() -> None:
+    """Puts the current folder on the path, as ``python -m`` does, so that a configuration may name what lies there."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def _fail(error: Exception) -> NoReturn:
     if os.environ.get("ADVDEF_TRACEBACK"):
         raise error
@@ -107,6 +114,7 @@ def main() -> None:
     """Runs one command; an error is one sentence on stderr and exit status 2."""
     _quieten()
     try:
+        _see_own_modules()
         run(sys.argv[1:])
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError, argparse.ArgumentError) as error:
         _fail(error)

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import inspect
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lightning_advdef.errors import CheckpointError
 from lightning_advdef.files import whole_file
 from lightning_advdef.messages import shorten
+from lightning_advdef.models.base import Classifier
 from lightning_advdef.types import Eps
 
 _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
@@ -74,8 +75,10 @@ def weights_hash(module: nn.Module) -> str:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Content of a ``.ckpt`` (tensors and plain values only) or ``.safetensors`` file.
 
+    Its ``state_dict`` is what the file has under that name, or else the only state dict within or the whole of it.
+
     Raises:
-        CheckpointError: If the file is missing, truncated, or holds pickled objects.
+        CheckpointError: If the file is missing, truncated, or holds pickled objects or no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -94,7 +97,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return content if "state_dict" in content else {"state_dict": content}
+    if isinstance(content.get("state_dict"), Mapping):
+        return content
+    return {"state_dict": _only_state_dict(content, path)}
+
+
+def _only_state_dict(content: Mapping[str, Any], path: Path) -> Mapping[str, Tensor]:
+    nested = [key for key, value in content.items() if isinstance(value, Mapping) and _holds_weights(value)]
+    if len(nested) == 1:
+        found: Mapping[str, Tensor] = content[nested[0]]
+        return found
+    if nested or not _holds_weights(content):
+        listed = ", ".join(map(str, nested or content)) or "nothing"
+        raise CheckpointError(f"{path} holds {listed}, where one state dict is needed: save the network's alone")
+    return content
+
+
+def _holds_weights(content: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in content.values())
 
 
 def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None:
@@ -102,7 +122,7 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
 
     Args:
         module: A defense; its classifier's keys start with ``classifier.``. A file with the keys of a bare network is
-            taken as the classifier.
+            taken as the classifier, or as the network that the classifier is made of.
         path: Checkpoint file.
         complete: Whether every weight of the module must be in the file, but for what ``calibrate`` finds; otherwise
             only the classifier's must.
@@ -110,10 +130,9 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
     Raises:
         CheckpointError: If the file does not fit.
     """
-    state: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
-    if not any(key.startswith("classifier.") for key in state):
-        state = {f"classifier.{key}": value for key, value in state.items()}
     own = module.state_dict()
+    readings = _readings(read_checkpoint(path)["state_dict"], getattr(module, "classifier", None))
+    state = max(readings, key=lambda reading: len(reading.keys() & own.keys()))
     required = [key for key in own if key.startswith("classifier.") or (complete and not key.startswith(_CALIBRATED))]
     missing = [key for key in required if key not in state]
     unknown = [key for key in state if key.startswith("classifier.") and key not in own]
@@ -127,13 +146,29 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
     module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
 
 
+def _readings(state: Mapping[str, Tensor], classifier: Any) -> Iterator[Mapping[str, Tensor]]:
+    """The weights under all names that they may have in a defense."""
+    readings = [state]
+    if len({key.partition(".")[0] for key in state}) == 1:
+        # DataParallel, torch.compile and modules of Lightning put a name before all others
+        readings.append({key.partition(".")[2]: value for key, value in state.items()})
+    for reading in readings:
+        yield reading
+        yield {f"classifier.{key}": value for key, value in reading.items()}
+        if isinstance(classifier, Classifier):
+            yield {f"classifier.{key}": value for key, value in classifier.renamed(reading).items()}
+
+
 def _difference(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], missing: list[str], unknown: list[str], shapes: list[str]
 ) -> str:
     if shapes:
         key = shapes[0]
         return f"{key} has shape {tuple(state[key].shape)} where {tuple(own[key].shape)} is needed"
-    return f"it has no {missing[0]}" if missing else f"it has {unknown[0]}, which the network lacks"
+    if not missing:
+        return f"it has {unknown[0]}, which the network lacks"
+    instead = f" but {next(iter(state))}" if state and not state.keys() & own.keys() else ""
+    return f"it has no {missing[0]}{instead}"
 
 
 def load_defense(path: str | Path, classes: Sequence[Callable[..., Any]] = ()) -> Any:

@@ -7,15 +7,17 @@ from typing import Literal
 
 import pytest
 import torch
+import torchvision
 from jsonargparse.typing import registered_type_handlers
 from pytorch_lightning import Trainer
 from safetensors.torch import save_file
+from torch import nn
 
 from lightning_advdef.attacks import PGD
 from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint, save_defense
 from lightning_advdef.defenses import AdversarialTrainingModule, StandardModule
 from lightning_advdef.errors import CheckpointError
-from lightning_advdef.models import MLP, Classifier, NetworkFactory
+from lightning_advdef.models import MLP, Classifier, NetworkFactory, TorchvisionClassifier, WrappedClassifier
 from lightning_advdef.types import Eps
 from tests.conftest import GOLDEN
 from tests.toys import NoisyInput, Toy
@@ -234,6 +236,54 @@ def test_weights_load_from_a_network_or_a_defense_in_any_format(tmp_path, prefix
         torch.save({"state_dict": state} if nested else state, path)
     load_weights(target, path, complete=False)
     assert torch.equal(source.eval()(IMAGES), target.eval()(IMAGES))
+
+
+class Own(nn.Module):
+    """A network as a user may have it, with names that this package uses, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+        self.classifier = nn.Sequential(nn.ReLU(), nn.Linear(8, 10))
+
+    def forward(self, images):
+        return self.classifier(self.features(images))
+
+
+@pytest.mark.parametrize("head", [None, "classifier.1"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("name", [None, "state_dict", "model", "model_state_dict"])
+def test_weights_of_an_own_network_load_into_what_wraps_it(tmp_path, head, prefix, name):
+    own = Own().eval()
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.1, momentum=0.9)
+    state = {f"{prefix}{key}": value for key, value in own.state_dict().items()}
+    training = {"optimizer": optimizer.state_dict(), "epoch": 3, "best": torch.tensor(0.9)}
+    torch.save(state if name is None else {name: state, **training}, tmp_path / "own.pth")
+    network = functools.partial(WrappedClassifier, module=Own(), head=head, normalization=[[0], [1]])
+    defense = StandardModule(network, spec="digits")
+    load_weights(defense, tmp_path / "own.pth", complete=True)
+    assert torch.equal(defense.eval()(IMAGES), own(IMAGES))
+
+
+def test_weights_of_torchvisions_network_load(tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "resnet.pth")
+    defense = StandardModule(functools.partial(TorchvisionClassifier, name="resnet18"), spec="cifar10")
+    load_weights(defense, tmp_path / "resnet.pth", complete=True)
+    assert torch.equal(defense.classifier.head.weight, torch.load(tmp_path / "resnet.pth")["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"net": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}, "epoch": 3}, "holds net, ema, where one state"),
+        ({"epoch": 3, "history": [0.1]}, "holds epoch, history, where one state dict is needed"),
+        ({"encoder.weight": torch.ones(1)}, "no classifier.features.fc1.weight but encoder.weight; change"),
+    ],
+)
+def test_a_file_without_the_networks_weights_is_described(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(small(), tmp_path / "a.pth", complete=True)
 
 
 @pytest.mark.parametrize(

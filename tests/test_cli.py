@@ -14,7 +14,7 @@ import torch
 import yaml
 from pytorch_lightning import Callback
 
-from lightning_advdef.__main__ import run
+from lightning_advdef.__main__ import main, run
 from lightning_advdef.cli import AdvDefCLI
 from lightning_advdef.data.specs import standard_eps
 from lightning_advdef.defenses import DefenseModule
@@ -185,6 +185,20 @@ def spelled_out(config):
     for entry in config["evaluation"]["scenarios"]:
         entry["surrogate"] = {"class_path": entry["surrogate"]}
     return config
+
+
+def test_the_command_sees_modules_of_the_current_folder(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_package_beside.py").write_text("from torch.nn import Linear as OwnNet")
+    monkeypatch.chdir(tmp_path)
+    own = ["--model.network=WrappedClassifier", "--model.network.module=own_package_beside.OwnNet"]
+    monkeypatch.setattr(
+        sys, "argv", ["advdef", "test", "--model=StandardModule", "--data=Digits", *own, "--print_config"]
+    )
+    before = [place for place in sys.path if place not in ("", str(tmp_path))]
+    monkeypatch.setattr(sys, "path", [*before])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert (caught.value.code, sys.path) == (0, [str(tmp_path), *before]), capsys.readouterr().err
 
 
 def test_the_data_set_gives_the_network_its_shape(advdef):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,10 @@ class Classifier(nn.Module):
         """Logits ``(N, K)`` of images ``(N, C, H, W)`` with pixels in [0, 1]."""
         logits: Tensor = self.head(self.features(self.normalize(images)))
         return logits
+
+    def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights by the names that they have in here, from a state dict of the network that this one is made of."""
+        return state
 
 
 def _mean_and_std(spec: ImageSpec, normalization: list[list[float]] | None) -> tuple[Sequence[float], Sequence[float]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_advdef.errors import CheckpointError
 from lightning_advdef.models.base import Classifier, require_image_size
-from lightning_advdef.models.wrapped import split_head
+from lightning_advdef.models.wrapped import rename_split, split_head
 from lightning_advdef.types import ImageSpec
 
 # Networks with one embedding per grid cell: the smallest size they take is the only one.
@@ -51,7 +52,12 @@ class TorchvisionClassifier(Classifier):
         super().__init__(spec, normalization)
         _require_fitting_data(name, spec, published)
         network = _build(name, spec.classes, published)
-        self.features, self.head = split_head(network, _last_linear(network))
+        self._head_name = _last_linear(network)
+        self.features, self.head = split_head(network, self._head_name)
+
+    def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights by the names that they have in here, from a state dict of torchvision's network."""
+        return rename_split(state, self._head_name)
 
 
 def _published_weights(name: str, weights: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
@@ -50,8 +51,13 @@ class WrappedClassifier(Classifier):
         logits = _logits_of_one_image(module, spec)
         _require_logits(name, logits, spec)
         self.features, self.head = split_head(module, head)
+        self._head_name = head
         if not _gives(nn.Sequential(self.features, self.head), logits, spec):
             raise ValueError(f"head={head!r} is not the last layer of {name}: name the layer that gives the logits")
+
+    def renamed(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights by the names that they have in here, from a state dict of ``module``."""
+        return rename_split(state, self._head_name)
 
 
 def split_head(module: nn.Module, name: str | None) -> tuple[nn.Module, nn.Module]:
@@ -76,6 +82,15 @@ def split_head(module: nn.Module, name: str | None) -> tuple[nn.Module, nn.Modul
     head = module.get_submodule(name)
     module.set_submodule(name, nn.Identity())
     return module, head
+
+
+def rename_split(state: Mapping[str, Tensor], name: str | None) -> dict[str, Tensor]:
+    """Weights of a network by the names that they have once :func:`split_head` has taken out the layer ``name``."""
+    start = f"{name}."
+    return {
+        f"head.{key.removeprefix(start)}" if key.startswith(start) else f"features.{key}": value
+        for key, value in state.items()
+    }
 
 
 def _logits_of_one_image(module: nn.Module, spec: ImageSpec) -> Tensor:
