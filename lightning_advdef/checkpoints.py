@@ -59,6 +59,27 @@ def plain(value: Any) -> Any:
     return _DROPPED
 
 
+def same_settings(own: Any, stored: Any) -> bool:
+    """Whether two descriptions by :func:`plain` agree wherever both say something.
+
+    Of a class only the name counts, since a YAML may import it from a package that exports it.
+    """
+    if isinstance(own, Mapping) and isinstance(stored, Mapping):
+        return all(
+            _class_name(own[key]) == _class_name(stored[key])
+            if key == "class_path"
+            else same_settings(own[key], stored[key])
+            for key in own.keys() & stored.keys()
+        )
+    if isinstance(own, list) and isinstance(stored, list):
+        return len(own) == len(stored) and all(map(same_settings, own, stored))
+    return bool(own == stored)
+
+
+def _class_name(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
 def tensor_bytes(tensor: Tensor) -> bytes:
     """The values of a tensor of any dtype."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -118,7 +139,7 @@ def _holds_weights(content: Mapping[str, Any]) -> bool:
 
 
 def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None:
-    """Copies the weights of another run into ``module``.
+    """Copies the weights of another run into ``module``, but what ``calibrate`` found there for other settings.
 
     Args:
         module: A defense; its classifier's keys start with ``classifier.``. A file with the keys of a bare network is
@@ -130,8 +151,9 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
     Raises:
         CheckpointError: If the file does not fit.
     """
+    content = read_checkpoint(path)
     own = module.state_dict()
-    readings = _readings(read_checkpoint(path)["state_dict"], getattr(module, "classifier", None))
+    readings = _readings(content["state_dict"], getattr(module, "classifier", None))
     state = max(readings, key=lambda reading: len(reading.keys() & own.keys()))
     required = [key for key in own if key.startswith("classifier.") or (complete and not key.startswith(_CALIBRATED))]
     missing = [key for key in required if key not in state]
@@ -143,7 +165,18 @@ def load_weights(module: nn.Module, path: str | Path, *, complete: bool) -> None
             f"the weights in {path} are of another architecture than {network}: "
             f"{_difference(own, state, missing, unknown, shapes)}; change --model.network or --model.weights"
         )
-    module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+    taken = own.keys() - _found_for_others(module, content.get("hyper_parameters", {}))
+    module.load_state_dict({key: value for key, value in state.items() if key in taken}, strict=False)
+
+
+def _found_for_others(module: nn.Module, stored: Mapping[str, Any]) -> set[str]:
+    """Calibrated buffers of a defense whose settings differ from the ``stored`` ones that they were found for."""
+    settings: Mapping[str, Any] = getattr(module, "hparams", {})
+    return {
+        buffer
+        for buffer, names in getattr(module, "calibrated_for", {}).items()
+        if not all(same_settings(settings[name], stored[name]) for name in names if name in settings and name in stored)
+    }
 
 
 def _readings(state: Mapping[str, Tensor], classifier: Any) -> Iterator[Mapping[str, Tensor]]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_advdef.attacks import PGD
-from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint, save_defense
+from lightning_advdef.checkpoints import load_defense, load_weights, plain, read_checkpoint, same_settings, save_defense
 from lightning_advdef.defenses import AdversarialTrainingModule, StandardModule
 from lightning_advdef.errors import CheckpointError
 from lightning_advdef.models import MLP, Classifier, NetworkFactory, TorchvisionClassifier, WrappedClassifier
@@ -60,6 +60,23 @@ def test_a_defense_with_an_attack_loads_without_the_command_line(tmp_path, monke
 
 def test_plain_leaves_out_what_has_no_description():
     assert plain({"a": lambda: 0, "b": [lambda: 0, 1]}) == {"b": [1]}
+
+
+@pytest.mark.parametrize(
+    ("stored", "same"),
+    [
+        ({"class_path": "a.Blur", "init_args": {"sigma": 1}}, True),
+        ({"class_path": "a.blur.Blur", "init_args": {"sigma": 1.0}}, True),
+        ({"class_path": "a.Blur"}, True),
+        ({"class_path": "a.Blur", "init_args": {"sigma": 2}}, False),
+        ({"class_path": "a.Median", "init_args": {"sigma": 1}}, False),
+    ],
+)
+def test_settings_are_compared_wherever_both_say_something(stored, same):
+    own = {"class_path": "a.Blur", "init_args": {"sigma": 1}}
+    assert same_settings(own, stored) == same
+    assert same_settings([own, own], [own, stored]) == same
+    assert not same_settings([own], [own, stored])
 
 
 @pytest.mark.parametrize("network", [MLP, functools.partial(MLP, hidden=[5], batch_norm=True)])

@@ -37,6 +37,8 @@ class DefenseModule(LightningModule):
 
     Attributes:
         starts: Names of the settings that are files a training begins with, which what it saves replaces.
+        calibrated_for: Of each buffer that ``calibrate`` fills, the settings that decide its value; the one in a
+            checkpoint with others is not loaded.
         stochastic: Whether it draws random numbers at test time.
         fixed_shape: Set in strict mode: no image may leave the batch within the test-time part either.
         last_steps: Steps that an iterative test-time part took in its last call, int64, a row for each vote of each
@@ -59,6 +61,7 @@ class DefenseModule(LightningModule):
     """
 
     starts: ClassVar[tuple[str, ...]] = ("weights",)
+    calibrated_for: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     stochastic = False
     fixed_shape = False
     last_steps: Tensor | None = None

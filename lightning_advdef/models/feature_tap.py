@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -55,7 +57,7 @@ class FeatureTap:
         """The layer's output ``(N, ...)`` and the logits ``(N, K)``, from one forward pass."""
         self._follow()
         if self._whole is None:
-            self._whole = self._extract({self.layer: "features", self._output: "logits"})
+            self._whole = _with_copied_features(self._extract({self.layer: "features", self._output: "logits"}))
         found = self._with_mode(self._whole)(images)
         return found["features"], found["logits"]
 
@@ -78,6 +80,18 @@ class FeatureTap:
             with same_modes(self.network):
                 extractor.train(self.network.training)
         return extractor
+
+
+def _with_copied_features(extractor: GraphModule) -> GraphModule:
+    """Returns the features as they leave the tap, which a layer behind it may change in place."""
+    graphs: Any = extractor.train_graph, extractor.eval_graph
+    for graph in graphs:
+        (output,) = graph.find_nodes(op="output")
+        with graph.inserting_after(output.args[0]["features"]):
+            features = graph.call_method("clone", (output.args[0]["features"],))
+        output.update_arg(0, {**output.args[0], "features": features})
+    extractor.recompile()
+    return extractor
 
 
 def layer_names(network: nn.Module) -> list[str]:

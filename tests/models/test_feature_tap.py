@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_advdef.models import FeatureTap, WideResNet, layer_names
+from lightning_advdef.models import VGG, FeatureTap, ResNet, WideResNet, layer_names
 
-from .helpers import DIGITS, images_of
+from .helpers import CIFAR, DIGITS, images_of
 
 IMAGES = images_of(DIGITS, 3)
 LAYERS = ["features.conv1", "features.group0", "features.group1.block0", "features.group2", "features"]
@@ -81,6 +81,30 @@ def test_gradients_of_images_and_weights_are_those_of_the_network(network):
     )
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+# VGG has ReLU layers that work in place, the blocks of ResNet also add in place
+ARCHITECTURES = {
+    "resnet": lambda: ResNet(DIGITS, depth=10, width=4),
+    "vgg": lambda: VGG(CIFAR, depth=11),
+    "wide_resnet": lambda: WideResNet(DIGITS, depth=10, width=1),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_that_work_in_place_change_no_features_before_them(architecture):
+    torch.manual_seed(0)
+    network = ARCHITECTURES[architecture]()
+    leaf = images_of(network.spec).requires_grad_()
+    for layer in layer_names(network)[:-1]:
+        tap = FeatureTap(network, layer)
+        for training in (True, False):
+            network.train(training)
+            alone, (beside, logits) = tap.features(leaf), tap.features_and_logits(leaf)
+            assert torch.equal(alone, beside), layer
+            assert torch.equal(logits, network(leaf)), layer
+            gradients = (torch.autograd.grad(features.square().mean(), leaf)[0] for features in (alone, beside))
+            torch.testing.assert_close(*gradients)
 
 
 def test_torchvisions_networks_can_be_tapped():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -50,7 +50,8 @@ class FeatureSmoothingModule(DefenseModule):
         hinge: Whether each image's feature loss is cut there, or the mean of the batch.
         noise: Half width of the uniform noise of Active Defense, in pixel units (sigma).
         step_size: Its factor on the gradient (beta); the published value belongs to WRN-28-10.
-        delta: Feature loss at which an image is smooth enough; None for the value that calibration found.
+        delta: Feature loss at which an image is smooth enough; None for the value that calibration found, which
+            ``weights`` bring only if it was found for this ``tap``.
         max_iter: Most steps of an image; 0 leaves the noise alone.
         clip: Keep smoothed pixels in [0, 1].
         noise_seed: Draw the noise once, from this seed, for all images and calls: a deterministic defense whose noise
@@ -61,6 +62,7 @@ class FeatureSmoothingModule(DefenseModule):
         ValueError: If a number is out of range or the network has no such layer.
     """
 
+    calibrated_for: ClassVar = {"calibrated_delta": ("tap",)}
     calibrated_delta: Tensor
     calibrated_anchors: Tensor
 

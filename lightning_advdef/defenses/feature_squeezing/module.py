@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class FeatureSqueezingModule(DefenseModule):
     Args:
         network: Architecture, called with the data set's ``ImageSpec``.
         squeezers: What squeezes the image, each by itself.
-        threshold: Score above which an image is rejected; None for the value that calibration found.
+        threshold: Score above which an image is rejected; None for the value that calibration found, which
+            ``weights`` bring only if it was found for these squeezers and this ``false_positives``.
         false_positives: Share of clean validation images that calibration lets be rejected, at most.
         kwargs: See :class:`DefenseModule`.
 
@@ -39,6 +40,7 @@ class FeatureSqueezingModule(DefenseModule):
         ValueError: If there is no squeezer or a number is out of range.
     """
 
+    calibrated_for: ClassVar = {"calibrated_threshold": ("squeezers", "false_positives")}
     calibrated_threshold: Tensor
 
     def __init__(

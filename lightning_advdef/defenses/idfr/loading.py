@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_advdef.checkpoints import load_weights, plain, read_checkpoint
+from lightning_advdef.checkpoints import load_weights, plain, read_checkpoint, same_settings
 from lightning_advdef.defenses.idfr.training import Networks
 from lightning_advdef.errors import CheckpointError
 
@@ -134,7 +134,7 @@ def _completed(description: Any, part: nn.Module) -> dict[str, Any]:
 
 def _require_same(name: str, own: Mapping[str, Any], stored: Mapping[str, Any], path: str | Path) -> None:
     for key in own.keys() & stored.keys():
-        if own[key] != stored[key]:
+        if not same_settings(own[key], stored[key]):
             raise CheckpointError(
                 f"the {name} in {path} was trained with {key}: {stored[key]}, not {own[key]}: change --model.{name}"
             )

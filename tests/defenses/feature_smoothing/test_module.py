@@ -295,6 +295,22 @@ def test_a_checkpoint_keeps_what_calibration_found(tmp_path):
     assert torch.equal(loaded(BATCH.images), module.eval()(BATCH.images))
 
 
+@pytest.mark.parametrize(("tap", "kept"), [(TAP, True), ("features.group1", False)])
+def test_the_delta_of_another_layer_is_not_taken_over(tmp_path, tap, kept):
+    calibrated = module_of(delta=None)
+    calibrated.calibrate(toy())
+    save_defense(calibrated, tmp_path / "a.ckpt")
+    module = module_of(delta=None, tap=tap, weights=str(tmp_path / "a.ckpt"))
+    module.setup("test")
+    anchors, expected = (each.calibrated_anchors.nan_to_num(-1) for each in (module, calibrated))
+    assert torch.equal(anchors, expected), "images, whatever the layer"
+    if kept:
+        assert module.delta == calibrated.delta
+    else:
+        with pytest.raises(ValueError, match=r"Active Defense has no delta for this network.*advdef calibrate"):
+            _ = module.delta
+
+
 def test_weights_of_a_standard_module_are_enough_for_a_test(tmp_path):
     standard = StandardModule(NETWORK, spec=SPEC)
     trainer = quiet_trainer(tmp_path)

@@ -14,7 +14,7 @@ from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.evaluation.summary import summarise
 from lightning_advdef.models import MLP
-from lightning_advdef.purifiers import BitDepth, GaussianBlur, Median, RandomResizePad
+from lightning_advdef.purifiers import BitDepth, Chain, GaussianBlur, Median, RandomResizePad
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 from tests.conftest import result_of, scenario
@@ -108,6 +108,38 @@ def test_a_checkpoint_keeps_squeezers_and_threshold(tmp_path):
     loaded = load_defense(tmp_path / "a.ckpt")
     assert loaded.squeezers == SQUEEZERS
     assert loaded.threshold == module.threshold
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, True),
+        ({"false_positives": 0.1}, False),
+        ({"squeezers": SQUEEZERS[:2]}, False),
+        ({"squeezers": [*SQUEEZERS[:2], GaussianBlur(2.0)]}, False),
+        ({"squeezers": [*SQUEEZERS[:2], Chain([GaussianBlur(1.0)])]}, False),
+    ],
+)
+def test_the_threshold_of_other_squeezers_or_another_share_is_not_taken_over(tmp_path, settings, kept):
+    calibrated = module_of()
+    calibrated.calibrate(Toy(SPEC, count=40, val_fraction=0.5))
+    save_defense(calibrated, tmp_path / "a.ckpt")
+    module = module_of(**settings, weights=str(tmp_path / "a.ckpt"))
+    module.setup("test")
+    assert module.calibrated_threshold.isnan() == (not kept)
+    if not kept:
+        with pytest.raises(ValueError, match=r"no threshold for this network.*advdef calibrate"):
+            _ = module.threshold
+
+
+@pytest.mark.parametrize("hyper_parameters", [None, {}, {"spec": SPEC}])
+def test_a_checkpoint_that_does_not_tell_its_squeezers_gives_its_threshold(tmp_path, hyper_parameters):
+    state = module_of().state_dict() | {"calibrated_threshold": torch.tensor(0.7)}
+    content = {"state_dict": state} | ({} if hyper_parameters is None else {"hyper_parameters": hyper_parameters})
+    torch.save(content, tmp_path / "a.ckpt")
+    module = module_of(weights=str(tmp_path / "a.ckpt"))
+    module.setup("test")
+    assert module.threshold == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("settings", [{"squeezers": []}, {"false_positives": 1.0}, {"false_positives": -0.1}])
