@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lightning_advdef.attacks.base import FixedBudgetAttack, require_step
@@ -22,7 +23,8 @@ from lightning_advdef.types import Eps, Norm
 class FGSM(FixedBudgetAttack):
     """Fast gradient sign method: one step of length eps along the steepest ascent of the cross-entropy.
 
-    Source: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572. One gradient per image.
+    Source: Goodfellow et al., 2015, https://arxiv.org/abs/1412.6572. One gradient per image. In l1 the pixels of
+    largest gradient go to their bounds until eps is spent, see :meth:`LpBall.ascend`; without a ``box`` one takes all.
     """
 
     targetable: ClassVar[bool] = True
@@ -32,9 +34,9 @@ class FGSM(FixedBudgetAttack):
         return Cost(1, 1)
 
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
-        """``x + eps * steepest(gradient)``."""
+        """One ascent of length eps."""
         gradient = loss_and_gradient(surrogate, images, goal, cross_entropy, rng).gradient
-        return images + ball.radius * ball.steepest(gradient)
+        return ball.ascend(images, gradient, ball.eps, self.box)
 
 
 @dataclass(frozen=True)
@@ -69,5 +71,6 @@ class RandomStartFGSM(FGSM):
         """``x + project(start + step_size * steepest(gradient at x + start))``."""
         start = self.clip(images + ball.random(rng.stream("start"), images.shape[1:]))
         gradient = loss_and_gradient(surrogate, start, goal, cross_entropy, rng.stream("step")).gradient
-        length = ball.radius * self.relative_step if self.step_size is None else self.step_size
-        return images + ball.project(start + length * ball.steepest(gradient) - images)
+        relative = ball.eps * self.relative_step
+        length = relative if self.step_size is None else torch.full_like(relative, self.step_size)
+        return images + ball.project(ball.ascend(start, gradient, length, self.box) - images)

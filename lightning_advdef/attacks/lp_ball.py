@@ -91,3 +91,24 @@ class LpBall:
         largest = flat.abs().argmax(dim=1, keepdim=True)
         step = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
         return step.view_as(gradient)
+
+    def ascend(self, points: Tensor, gradient: Tensor, length: Tensor, box: bool) -> Tensor:
+        """Points moved by the steepest step of the given length, not projected.
+
+        In l1 the steepest step moves one pixel, and one at its bound would take every later step to be clipped again.
+        With a ``box`` it is the steepest that stays in [0, 1]: pixels in the order of their gradients, each to its
+        bound, until the length is spent (Croce and Hein, 2021, https://arxiv.org/abs/2103.01208).
+
+        Args:
+            points: Where the images are, shape ``(N, C, H, W)``, in [0, 1] if ``box``.
+            gradient: Gradient of the loss there, of the same shape.
+            length: Norm of each image's step in pixel units, shape ``(N,)``.
+            box: Whether pixels are kept in [0, 1].
+        """
+        if self.norm != "l1" or not box:
+            return points + per_image(length) * self.steepest(gradient)
+        order = gradient.flatten(1).abs().sort(dim=1, descending=True, stable=True).indices
+        room = torch.where(gradient > 0, 1 - points, points * (gradient < 0)).flatten(1).gather(1, order)
+        left = length.unsqueeze(1) - (room.cumsum(dim=1) - room)
+        moves = torch.zeros_like(room).scatter(1, order, room.minimum(left.clamp_min(0)))
+        return points + gradient.sign() * moves.view_as(points)

@@ -25,7 +25,8 @@ class PGD(FixedBudgetAttack):
     """Projected gradient descent from a random start.
 
     Source: Madry et al., 2018, https://arxiv.org/abs/1706.06083. ``steps`` gradients and one forward pass per image and
-    restart; images that are fooled leave where that cannot change the verdict.
+    restart; images that are fooled leave where that cannot change the verdict. What a step is in l1, where one pixel
+    cannot take a long one, says :meth:`LpBall.ascend`.
 
     Args:
         steps: Gradient steps of each restart.
@@ -120,8 +121,9 @@ class PGD(FixedBudgetAttack):
         return gradient
 
     def _step(self, images: Tensor, iterates: Tensor, direction: Tensor, ball: LpBall) -> Tensor:
-        length = ball.radius * (self.relative_step / self.steps) if self.step_size is None else self.step_size
-        moved = iterates + length * ball.steepest(direction)
+        relative = ball.eps * (self.relative_step / self.steps)
+        length = relative if self.step_size is None else torch.full_like(relative, self.step_size)
+        moved = ball.ascend(iterates, direction, length, self.box)
         return self.clip(images + ball.project(moved - images))
 
 

@@ -215,9 +215,28 @@ def test_zero_gradient_gives_no_step(norm):
     assert not ball(norm).steepest(torch.zeros(200, *SHAPE)).any()
 
 
+@pytest.mark.parametrize("box", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_ascending_is_the_steepest_step_of_each_length_where_no_pixel_is_at_a_bound(norm, box):
+    balls, gradient, grey = ball(norm), points(), torch.full((200, *SHAPE), 0.5)
+    lengths = torch.linspace(0, 0.4, 200)
+    expected = grey + per_image(lengths) * balls.steepest(gradient)
+    torch.testing.assert_close(balls.ascend(grey, gradient, lengths, box), expected)
+
+
+def test_ascending_in_l1_fills_the_steepest_pixels_to_their_bounds():
+    image = torch.tensor([1.0, 0.75, 0.5, 0.5]).view(1, 1, 2, 2)
+    gradient = torch.tensor([9.0, -3.0, 2.0, 0.0]).view(1, 1, 2, 2)
+    moved = LpBall("l1", torch.ones(1)).ascend(image, gradient, torch.tensor([1.0]), box=True)
+    assert moved.flatten().tolist() == [1.0, 0.0, 0.75, 0.5]
+    spent = LpBall("l1", torch.ones(1)).ascend(image, gradient, torch.tensor([3.0]), box=True)
+    assert spent.flatten().tolist() == [1.0, 0.0, 1.0, 0.5]
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_empty_batches_pass_through(norm):
     empty, rng = torch.zeros(0, *SHAPE), SampleRNG.for_images(torch.arange(0))
     balls = LpBall(norm, torch.zeros(0))
-    for result in (balls.project(empty), balls.steepest(empty), balls.random(rng, SHAPE)):
+    ascended = balls.ascend(empty, empty, balls.eps, box=True)
+    for result in (balls.project(empty), balls.steepest(empty), ascended, balls.random(rng, SHAPE)):
         assert result.shape == empty.shape

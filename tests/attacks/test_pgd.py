@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_advdef.attacks import BIM, FGSM, PGD, FullGradient, Noise, Undefended
+from lightning_advdef.attacks import BIM, FGSM, MIM, PGD, FullGradient, Noise, Undefended
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.losses import COMPARING, LOSSES, cross_entropy
 from lightning_advdef.attacks.lp_ball import lp_norm
@@ -24,6 +24,30 @@ def test_two_linear_classes_resist_linf_where_the_margin_exceeds_eps_times_the_l
     margins = torch.where(labels == 0, difference, -difference)
     robust = right(network, attack(eps, steps=10, loss=loss)(network, grey, labels), labels)
     assert torch.equal(robust, margins > eps * slope.abs().sum())
+    assert 0 < robust.sum() < 200
+
+
+def largest_gain(slope, image, eps):
+    """By how much pixels of [0, 1] moved by ``eps`` altogether can raise a linear score: the steepest ones first."""
+    gain, left = 0.0, eps
+    for pixel in slope.abs().argsort(descending=True).tolist():
+        room = 1 - image[pixel] if slope[pixel] > 0 else image[pixel]
+        gain += min(room, left) * abs(slope[pixel])
+        left -= min(room, left)
+    return gain
+
+
+@pytest.mark.parametrize("attack", [FGSM, BIM, MIM])
+@pytest.mark.parametrize("eps", [0.3, 0.6, 1.2])
+def test_two_linear_classes_resist_l1_where_the_margin_exceeds_what_the_steepest_pixels_gain(attack, eps):
+    network, colourful = random_linear(2, 48, seed=1), middle_images(200, 3, 4, 4, spread=0.5)
+    with torch.no_grad():
+        margins, labels = (network(colourful) @ torch.tensor([1.0, -1.0])).abs(), network(colourful).argmax(dim=1)
+    slope = (network.weight[1] - network.weight[0]).detach()
+    towards = torch.where(labels == 0, 1.0, -1.0).unsqueeze(1) * slope
+    gains = [largest_gain(*pair, eps) for pair in zip(towards, colourful.flatten(1), strict=True)]
+    robust = right(network, attack(eps, "l1")(network, colourful, labels), labels)
+    assert torch.equal(robust, margins > torch.stack(gains))
     assert 0 < robust.sum() < 200
 
 
@@ -280,6 +304,17 @@ def test_a_later_restart_changes_only_images_that_the_first_left(network, images
     fooled = ~right(network, first, labels)
     assert torch.equal(more[fooled], first[fooled])
     assert 3 < fooled.sum() < 16
+
+
+@pytest.mark.parametrize("attack", [PGD, BIM, MIM])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.2), ("l1", 1.0), ("l1", 60.0)])
+def test_no_attack_is_weaker_than_noise_of_its_budget(attack, norm, eps):
+    network, black_and_white = random_linear(4, 72, seed=1), middle_images(100, 2, 6, 6, spread=0.5).round()
+    labels = network(black_and_white).argmax(dim=1)
+    attacked, noisy = (
+        right(network, each(eps, norm)(network, black_and_white, labels), labels).sum() for each in (attack, Noise)
+    )
+    assert attacked < noisy
 
 
 # settings
