@@ -96,10 +96,11 @@ def load_or_make(
     _require_fixed(trainer, dataset)
     key = _key(surrogate, attack, dataset, seed, leaves)
     path = Path(folder or trainer.default_root_dir) / f"fixed_examples_{key}.safetensors"
-    failed = path.with_suffix(".failed")
     if trainer.is_global_zero:
-        failed.unlink(missing_ok=True)
-    trainer.strategy.barrier("fixed_examples")  # so that nobody sees a failure of before
+        path.with_suffix(".failed").unlink(missing_ok=True)
+    # before the weights are the same everywhere, others would wait for a file of another name
+    path = trainer.strategy.broadcast(path)
+    failed = path.with_suffix(".failed")
     if not trainer.is_global_zero:
         wait_until(path.is_file, failed.is_file)
     elif not path.is_file():

@@ -1,3 +1,4 @@
+import os
 import time
 
 import numpy as np
@@ -125,7 +126,7 @@ def made_by_the_first(folder, fails):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fixed_examples, "attacked", attacked)
         patch.setattr(waiting.time, "sleep", lambda _: looked.touch())
-        module = fixed_module()
+        module = fixed_module(seed=int(os.environ["RANK"]))  # weights that DDP makes the same later
         try:
             quiet_trainer(folder, devices=2, strategy="ddp").fit(module, toy(count=8, batch_size=8))
         except (FloatingPointError, RuntimeError) as error:
