@@ -112,11 +112,15 @@ class DataModule(LightningDataModule, ABC):
             self._datasets["test"] = ImageDataset(source, choose(torch.arange(len(source.labels)), self.limit))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled training batches; each process of a distributed run gets its own share."""
+        """Shuffled training batches; each process of a distributed run gets its own share.
+
+        A last batch of one image per process is left out.
+        """
         dataset = self._dataset("train")
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sampler = EpochSampler(dataset, world_size, rank, shuffle=True, seed=self.seed * _SEED_STEP)
-        sampler.skip = self._batches_done() * self._device_batch_size()
+        sampler.batch_size = self._device_batch_size()
+        sampler.skip = self._batches_done() * sampler.batch_size
         return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:

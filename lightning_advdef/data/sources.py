@@ -125,16 +125,24 @@ class EpochSampler(DistributedSampler[Batch]):
     Being a ``DistributedSampler`` it is kept by Lightning, with one process and with many, and told each epoch.
 
     Attributes:
+        batch_size: Images of a batch of this process. A last batch of one image, on which batch normalisation of dense
+            layers cannot train, is left out; each epoch leaves out another image.
         skip: Images that the next pass leaves out, because an interrupted fit had them before.
     """
 
     dataset: ImageDataset
+    batch_size: int = 1
     skip: int = 0
+
+    def __len__(self) -> int:
+        """Images of an epoch, the same for all processes."""
+        left_out = self.num_samples > 1 and self.num_samples % self.batch_size == 1
+        return self.num_samples - int(left_out)
 
     def __iter__(self) -> Iterator[Batch]:
         """Positions in the dataset (torch types them as items of it)."""
         skip, self.skip = self.skip, 0
-        return itertools.islice(super().__iter__(), skip, None)
+        return itertools.islice(super().__iter__(), skip, len(self))
 
     def set_epoch(self, epoch: int) -> None:
         """Passes the epoch on to the dataset, for random crops."""

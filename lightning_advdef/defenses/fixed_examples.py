@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from lightning_advdef.files import whole_file
 from lightning_advdef.hashing import code_hash
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
+from lightning_advdef.waiting import wait_until
 
 Leaves = Literal["label", "prediction"]
 
@@ -73,6 +76,9 @@ def load_or_make(
 ) -> FixedExamples:
     """Reads the set, or makes it first and goes on where that was interrupted; the first process works, others wait.
 
+    They wait by files, as the making may take longer than any collective: on several machines ``folder`` must be on a
+    shared file system.
+
     Args:
         trainer: Its data module has the images.
         surrogate: What is attacked, on the device of the training.
@@ -84,16 +90,35 @@ def load_or_make(
 
     Raises:
         ValueError: If training images are not the same in every epoch.
+        RuntimeError: If the first process failed.
     """
     dataset = training_images(trainer)
     _require_fixed(trainer, dataset)
     key = _key(surrogate, attack, dataset, seed, leaves)
     path = Path(folder or trainer.default_root_dir) / f"fixed_examples_{key}.safetensors"
-    if trainer.is_global_zero and not path.is_file():
+    if trainer.is_global_zero:
+        path.with_suffix(".failed").unlink(missing_ok=True)
+    # before the weights are the same everywhere, others would wait for a file of another name
+    path = trainer.strategy.broadcast(path)
+    failed = path.with_suffix(".failed")
+    if not trainer.is_global_zero:
+        wait_until(path.is_file, failed.is_file)
+    elif not path.is_file():
         print(f"making {len(dataset)} adversarial training images: {path}")
-        _make(surrogate, attack, dataset, trainer.strategy.root_device, seed, leaves, path)
-    trainer.strategy.barrier("fixed_examples")
+        with _telling(failed):
+            _make(surrogate, attack, dataset, trainer.strategy.root_device, seed, leaves, path)
     return FixedExamples(dataset.indices, load_file(path)["images"])
+
+
+@contextmanager
+def _telling(failed: Path) -> Iterator[None]:
+    """Leaves a file for those who wait, should they wait in vain."""
+    try:
+        yield
+    except BaseException:
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        failed.touch()
+        raise
 
 
 def training_images(trainer: Trainer) -> ImageDataset:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import torch
 from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation.rows import TEST_AGAIN, Rows, read_rows
 from lightning_advdef.files import whole_file, write_arrays
+from lightning_advdef.waiting import wait_until
 
 SCHEMA_VERSION = 1
 GALLERY_FILE = "examples.npz"
-_POLL_SECONDS = 0.2
 _HOLDS_OTHER = "holds the result of a different run"
 _JUDGE_AGAIN = "remove this file and run the same command again, which judges its images anew"
 
@@ -276,8 +275,7 @@ class ResultStore:
         Raises:
             RuntimeError: If another rank failed.
         """
-        while not all(self._done(rank).is_file() for rank in ranks):
-            self._poll()
+        wait_until(lambda: all(self._done(rank).is_file() for rank in ranks), self._failed)
         return [read_json(self._done(rank)) for rank in ranks]
 
     def wait_until_complete(self) -> None:
@@ -286,13 +284,10 @@ class ResultStore:
         Raises:
             RuntimeError: If another rank failed.
         """
-        while not self.complete:
-            self._poll()
+        wait_until(lambda: self.complete, self._failed)
 
-    def _poll(self) -> None:
-        if any(self.shards.glob("failed_*.json")):
-            raise RuntimeError("another process failed: its message says why; run the same command again to continue")
-        time.sleep(_POLL_SECONDS)
+    def _failed(self) -> bool:
+        return any(self.shards.glob("failed_*.json"))
 
     def gather(self) -> Rows:
         """All rows sorted by image index, each image once.

@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +7,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lightning_advdef.defenses import StandardModule
+from lightning_advdef.models import MLP
 from lightning_advdef.types import Batch
 
 
@@ -77,7 +80,7 @@ def test_workers_give_the_same_batches(toy):
 
 
 def test_validation_is_carved_from_training_and_ignores_limits_and_seed(toy):
-    plain, limited = toy(), toy(limit=3, limit_train=10, seed=5, batch_size=3)
+    plain, limited = toy(), toy(limit=3, limit_train=10, seed=5, batch_size=4)
     plain.setup("fit")
     limited.setup("fit")
     val = read(plain.val_dataloader()).indices
@@ -127,6 +130,43 @@ def test_order_depends_on_seed_and_epoch_only(toy):
 
     assert order(0, 3) == order(0, 3)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "processes", "expected"),
+    [
+        (9, 4, 1, [4, 4]),
+        (10, 4, 1, [4, 4, 2]),
+        (1, 4, 1, [1]),
+        (3, 1, 1, [1, 1, 1]),
+        (9, 8, 2, [4]),
+        (11, 8, 2, [4, 2]),
+    ],
+)
+def test_a_last_batch_of_one_image_is_left_out(toy, count, size, processes, expected):
+    for rank in range(processes):
+        data = toy(limit_train=count, batch_size=size, val_fraction=0)
+        data.trainer = fake_trainer(world_size=processes, global_rank=rank)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        assert [len(batch.indices) for batch in loader] == expected
+        assert len(loader) == len(expected)
+
+
+def test_every_epoch_leaves_out_another_image(toy):
+    data = toy(limit_train=9, batch_size=4, val_fraction=0)
+    data.setup("fit")
+    loader, seen = data.train_dataloader(), set()
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        seen |= set(read(loader).indices.tolist())
+    assert len(seen) == 9
+
+
+def test_batch_normalisation_of_dense_layers_trains_whatever_remains(toy, trainer):
+    model = StandardModule(partial(MLP, hidden=[4], batch_norm=True), spec="1x8x8x5")
+    trainer(1).fit(model, toy(limit_train=9, batch_size=4))
+    assert model.global_step == 2
 
 
 def test_resumed_fit_sees_what_an_uninterrupted_one_sees(toy, trainer, tmp_path):

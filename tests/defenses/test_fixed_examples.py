@@ -1,6 +1,11 @@
+import os
+import time
+
+import numpy as np
 import pytest
 import torch
 
+from lightning_advdef import waiting
 from lightning_advdef.attacks import FGSM, DeepFool, FullGradient, Transfer
 from lightning_advdef.data import get_spec
 from lightning_advdef.defenses import AdversarialTrainingModule, fixed_examples
@@ -104,6 +109,40 @@ def test_images_of_another_network_do_not_depend_on_the_target(tmp_path, making)
         found = fixed_examples.load_or_make(trainer, surrogate, ATTACK, 0)
     assert making == [1, 1], "one for the first fit, one for both targets"
     assert found.images.shape == (10, 1, 8, 8)
+
+
+def made_by_the_first(folder, fails):
+    """What a process has in the end; the first one attacks only once the other has looked in vain for the file."""
+    looked, attack = folder / "looked", fixed_examples.attacked
+
+    def attacked(*arguments):
+        deadline = time.monotonic() + 60
+        while not looked.exists():
+            assert time.monotonic() < deadline, "nobody looks for the file"
+        if fails:
+            raise FloatingPointError
+        return attack(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fixed_examples, "attacked", attacked)
+        patch.setattr(waiting.time, "sleep", lambda _: looked.touch())
+        module = fixed_module(seed=int(os.environ["RANK"]))  # weights that DDP makes the same later
+        try:
+            quiet_trainer(folder, devices=2, strategy="ddp").fit(module, toy(count=8, batch_size=8))
+        except (FloatingPointError, RuntimeError) as error:
+            return repr(error)
+        return module._examples.images.numpy()
+
+
+def test_other_processes_look_for_the_file_meanwhile(tmp_path, ddp):
+    one, two = ddp("tests.defenses.test_fixed_examples:made_by_the_first", folder=tmp_path, fails=False)
+    assert np.array_equal(one, two)
+
+
+def test_other_processes_notice_that_the_first_failed(tmp_path, ddp):
+    one, two = ddp("tests.defenses.test_fixed_examples:made_by_the_first", folder=tmp_path, fails=True)
+    assert one == "FloatingPointError()"
+    assert "another process failed" in two
 
 
 def test_an_attack_on_the_prediction_does_not_see_the_labels():
