@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.backends.cpu import get_cpu_capability
+from yaml import MarkedYAMLError
 
 # the exports of these packages are what a configuration may name by its short class name
 from lightning_advdef import attacks, callbacks, data, defenses, models, purifiers  # noqa: F401
@@ -60,6 +63,21 @@ class StartTraining(SaveConfigCallback):
         super().setup(trainer, pl_module, "fit")
 
 
+def _parse_file(parse: Callable[..., Any], path: str, **kwargs: Any) -> Any:
+    try:
+        return parse(path, **kwargs)
+    except ArgumentError as error:
+        fault: BaseException | None = error
+        while fault is not None and not isinstance(fault, MarkedYAMLError):
+            fault = fault.__cause__
+        if fault is None or fault.problem_mark is None:
+            raise
+        mark = fault.problem_mark
+        raise ArgumentError(
+            None, f"{path} is not valid YAML at line {mark.line + 1}, column {mark.column + 1}: {fault.problem}"
+        ) from None
+
+
 class AdvDefCLI(LightningCLI):
     """``advdef fit | validate | test | predict`` with one run folder ``<runs>/<name>``."""
 
@@ -77,8 +95,8 @@ class AdvDefCLI(LightningCLI):
             trainer_defaults={"callbacks": EpochLine()},
             parser_kwargs={
                 "prog": "advdef",
-                "description": "Train, defend and evaluate image classifiers against adversarial perturbations. "
-                "Further commands: advdef report FOLDER..., advdef compare FOLDER FOLDER, "
+                "description": "Train, defend and evaluate image classifiers against adversarial perturbations.",
+                "epilog": "Further commands: advdef report FOLDER..., advdef compare FOLDER FOLDER, "
                 "advdef calibrate -c CONFIG [-o FILE], advdef distill -c CONFIG -o FILE, "
                 "advdef export -c CONFIG -o FILE",
                 "exit_on_error": False,
@@ -86,6 +104,12 @@ class AdvDefCLI(LightningCLI):
             },
             **kwargs,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that names the file and the line of a fault in the syntax of a configuration."""
+        parser = super().init_parser(**kwargs)
+        parser.parse_path = partial(_parse_file, parser.parse_path)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder and the evaluation, and hands the data set's name to the model."""
