@@ -25,6 +25,7 @@ from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
 from lightning_advdef.errors import CheckpointError, ResultFolderError
+from lightning_advdef.models import Classifier
 from lightning_advdef.requeue import checkpoints, checkpoints_of_job, forget_signals, note_job
 from lightning_advdef.types import Eps
 
@@ -201,6 +202,7 @@ class AdvDefCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         self._keep_checkpoints(trainer)
         self._warn_of_emulation(trainer)
+        self._warn_of_random_weights()
         return trainer
 
     def _warn_of_emulation(self, trainer: Trainer) -> None:
@@ -216,6 +218,12 @@ class AdvDefCLI(LightningCLI):
                 "this processor has no arithmetic for bfloat16, which is emulated and many times slower than float32: "
                 f"{' '.join(instead)}"
             )
+
+    def _warn_of_random_weights(self) -> None:
+        """Says so where a network is judged that nobody has trained."""
+        judged = self.subcommand in ("validate", "test", "predict") and self.model.weights is None
+        if judged and isinstance(self.model.classifier, Classifier) and not self.model.classifier.maybe_trained:
+            rank_zero_warn("no --model.weights were given: the network runs as it starts, with random weights")
 
     def _place_of_signals(self) -> Path:
         """Where Lightning keeps checkpoints made on SLURM's signal, and looks for them unasked.

@@ -263,6 +263,27 @@ def test_a_processor_without_bfloat16_is_told_of(advdef, monkeypatch, command, a
     assert not [one for one in heard if "emulated" in str(one.message)]
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "model", [["StandardModule"], ["PurificationModule", "--model.purifier=JPEG"]], ids=["network", "purifier"]
+)
+def test_a_network_with_random_weights_is_told_of(advdef, command, model):
+    small = ["--data=Digits", "--data.limit=4", "--data.limit_val=4", "--model.network=MLP"]
+    with pytest.warns(UserWarning, match="no --model.weights were given: the network runs as it starts") as heard:
+        advdef(command, "--model", *model, *small)
+    assert len([one for one in heard if "random weights" in str(one.message)]) == 1
+
+
+def test_weights_that_were_given_or_may_be_its_own_are_not_told_of(advdef):
+    wrapped = ["--model.network=WrappedClassifier", "--model.network.module=tests.models.test_wrapped.Net"]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        advdef.digits("test", name="given")
+        advdef("test", "--model=StandardModule", *wrapped, "--data=Digits", "--data.limit=4", name="own")
+        advdef.digits("fit", "--trainer.max_epochs=1", name="fit")
+    assert not [one for one in heard if "random weights" in str(one.message)]
+
+
 def test_report_prints_runs_side_by_side(advdef, capsys):
     scenarios = [scenario("pgd", "PGD", eps=0.1, steps=2), scenario("df", "DeepFool", steps=2)]
     folders = [advdef.digits("test", scenarios=scenarios[:count], name=f"run{count}") for count in (1, 2)]
