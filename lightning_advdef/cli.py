@@ -63,6 +63,13 @@ class StartTraining(SaveConfigCallback):
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, "fit")
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Says what is kept of a training that the user interrupts."""
+        fitting = isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit"
+        kept = checkpoints(self.folder) if fitting else []
+        if kept and trainer.is_global_zero:
+            print(f"interrupted in epoch {trainer.current_epoch}: --ckpt_path last continues from {kept[-1]}")
+
 
 def _parse_file(parse: Callable[..., Any], path: str, **kwargs: Any) -> Any:
     try:

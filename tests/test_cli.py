@@ -91,12 +91,23 @@ def test_same_seed_same_training_other_seed_another(advdef):
 class Interrupt(Callback):
     """Raises after some steps."""
 
-    def __init__(self, step=12):
-        self.step = step
+    def __init__(self, step=12, by_user=False):
+        self.step, self.by_user = step, by_user
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
-            raise RuntimeError("the power went off")
+            raise KeyboardInterrupt if self.by_user else RuntimeError("the power went off")
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(3, None), (12, 1)], ids=["nothing to continue", "a checkpoint"])
+def test_a_user_who_interrupts_a_fit_is_told_what_is_kept(advdef, capsys, step, epoch):
+    callback = {"class_path": "tests.test_cli.Interrupt", "init_args": {"step": step, "by_user": True}}
+    with pytest.raises(SystemExit):
+        advdef.digits("fit", *TRAINING, f"--trainer.callbacks={json.dumps([callback])}")
+    last = advdef.runs / "run" / "checkpoints" / "last.ckpt"
+    told = f"interrupted in epoch {epoch}: --ckpt_path last continues from {last}\n"
+    printed = capsys.readouterr().out
+    assert printed.endswith(told) if epoch else "interrupted" not in printed
 
 
 @pytest.mark.parametrize("step", [8, 12], ids=["at the end of an epoch", "within an epoch"])
@@ -191,7 +202,9 @@ def test_the_command_sees_modules_of_the_current_folder(tmp_path, monkeypatch, c
     (tmp_path / "own_package_beside.py").write_text("from torch.nn import Linear as OwnNet")
     monkeypatch.chdir(tmp_path)
     own = ["--model.network=WrappedClassifier", "--model.network.module=own_package_beside.OwnNet"]
-    monkeypatch.setattr(sys, "argv", ["advdef", "test", "--model=StandardModule", "--data=Digits", *own, "--print_config"])
+    monkeypatch.setattr(
+        sys, "argv", ["advdef", "test", "--model=StandardModule", "--data=Digits", *own, "--print_config"]
+    )
     before = [place for place in sys.path if place not in ("", str(tmp_path))]
     monkeypatch.setattr(sys, "path", [*before])
     with pytest.raises(SystemExit) as caught:
