@@ -74,12 +74,19 @@ COMMANDS = {"report": report, "compare": compare, "calibrate": calibrate, "disti
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Runs one command; errors pass through."""
+    """Runs one command; errors pass through.
+
+    Raises:
+        ValueError: If there is no such command.
+    """
     if arguments and arguments[0] in COMMANDS:
         COMMANDS[arguments[0]](arguments[1:])
     else:
         from lightning_advdef.cli import AdvDefCLI
 
+        commands = [*AdvDefCLI.subcommands(), *COMMANDS]
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+            raise ValueError(f"there is no command {arguments[0]!r}: choose one of {', '.join(commands)}")
         # LightningCLI reads the command line itself, and warns if the same words are handed to it
         AdvDefCLI(args=None if list(arguments) == sys.argv[1:] else list(arguments))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.backends.cpu import get_cpu_capability
+from yaml import MarkedYAMLError
 
 # the exports of these packages are what a configuration may name by its short class name
 from lightning_advdef import attacks, callbacks, data, defenses, models, purifiers  # noqa: F401
@@ -22,6 +25,7 @@ from lightning_advdef.checkpoints import read_checkpoint
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
 from lightning_advdef.errors import CheckpointError, ResultFolderError
+from lightning_advdef.models import Classifier
 from lightning_advdef.requeue import checkpoints, checkpoints_of_job, forget_signals, note_job
 from lightning_advdef.types import Eps
 
@@ -59,6 +63,28 @@ class StartTraining(SaveConfigCallback):
             trainer._default_root_dir = str(self.folder)  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, "fit")
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Says what is kept of a training that the user interrupts."""
+        fitting = isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit"
+        kept = checkpoints(self.folder) if fitting else []
+        if kept and trainer.is_global_zero:
+            print(f"interrupted in epoch {trainer.current_epoch}: --ckpt_path last continues from {kept[-1]}")
+
+
+def _parse_file(parse: Callable[..., Any], path: str, **kwargs: Any) -> Any:
+    try:
+        return parse(path, **kwargs)
+    except ArgumentError as error:
+        fault: BaseException | None = error
+        while fault is not None and not isinstance(fault, MarkedYAMLError):
+            fault = fault.__cause__
+        if fault is None or fault.problem_mark is None:
+            raise
+        mark = fault.problem_mark
+        raise ArgumentError(
+            None, f"{path} is not valid YAML at line {mark.line + 1}, column {mark.column + 1}: {fault.problem}"
+        ) from None
+
 
 class AdvDefCLI(LightningCLI):
     """``advdef fit | validate | test | predict`` with one run folder ``<runs>/<name>``."""
@@ -77,8 +103,8 @@ class AdvDefCLI(LightningCLI):
             trainer_defaults={"callbacks": EpochLine()},
             parser_kwargs={
                 "prog": "advdef",
-                "description": "Train, defend and evaluate image classifiers against adversarial perturbations. "
-                "Further commands: advdef report FOLDER..., advdef compare FOLDER FOLDER, "
+                "description": "Train, defend and evaluate image classifiers against adversarial perturbations.",
+                "epilog": "Further commands: advdef report FOLDER..., advdef compare FOLDER FOLDER, "
                 "advdef calibrate -c CONFIG [-o FILE], advdef distill -c CONFIG -o FILE, "
                 "advdef export -c CONFIG -o FILE",
                 "exit_on_error": False,
@@ -86,6 +112,12 @@ class AdvDefCLI(LightningCLI):
             },
             **kwargs,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that names the file and the line of a fault in the syntax of a configuration."""
+        parser = super().init_parser(**kwargs)
+        parser.parse_path = partial(_parse_file, parser.parse_path)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder and the evaluation, and hands the data set's name to the model."""
@@ -177,6 +209,7 @@ class AdvDefCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         self._keep_checkpoints(trainer)
         self._warn_of_emulation(trainer)
+        self._warn_of_random_weights()
         return trainer
 
     def _warn_of_emulation(self, trainer: Trainer) -> None:
@@ -192,6 +225,12 @@ class AdvDefCLI(LightningCLI):
                 "this processor has no arithmetic for bfloat16, which is emulated and many times slower than float32: "
                 f"{' '.join(instead)}"
             )
+
+    def _warn_of_random_weights(self) -> None:
+        """Says so where a network is judged that nobody has trained."""
+        judged = self.subcommand in ("validate", "test", "predict") and self.model.weights is None
+        if judged and isinstance(self.model.classifier, Classifier) and not self.model.classifier.maybe_trained:
+            rank_zero_warn("no --model.weights were given: the network runs as it starts, with random weights")
 
     def _place_of_signals(self) -> Path:
         """Where Lightning keeps checkpoints made on SLURM's signal, and looks for them unasked.

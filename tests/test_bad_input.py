@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_advdef.__main__ import main
+from lightning_advdef.__main__ import COMMANDS, main, run
 from lightning_advdef.messages import shorten
 from tests.conftest import GOLDEN, QUIET, Command, scenario
 from tests.test_checkpoints import Payload
@@ -73,7 +73,10 @@ def attack(name, **settings):
         (["fit", *DIGITS, "--trainer.accelerator=tpu"], ["torch_xla"]),
         (["fit", "-c", "/nowhere.yaml"], ["/nowhere.yaml"]),
         (["fit"], ["required", "model", "data"]),
-        (["train"], ["train", "fit", "test"]),
+        (
+            ["train"],
+            ["no command 'train'", "fit, validate, test, predict, report, compare, calibrate, distill, export"],
+        ),
         (["report", "/nowhere"], ["/nowhere", "advdef test"]),
         (["calibrate", *DIGITS], ["StandardModule", "nothing to calibrate"]),
         (["fit", *DIGITS, "--data.spec=x"], ["data", "spec"]),
@@ -84,6 +87,20 @@ def test_one_sentence_names_the_value_and_the_remedy(fails, arguments, parts):
     message = fails(*arguments)
     for part in parts:
         assert part in message, message
+
+
+def test_a_fault_in_the_syntax_of_a_file(fails, tmp_path):
+    path = tmp_path / "cut.yaml"
+    path.write_text("evaluation:\n  scenarios:\n    - {name: a, attack: {class_path: PGD\n")
+    message = fails("fit", *DIGITS, "-c", path)
+    assert f"error: {path} is not valid YAML at line 4, column 1: did not find expected ',' or '}}'" in message
+
+
+def test_help_names_all_commands(capsys):
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    listed = " ".join(capsys.readouterr().out.rpartition("subcommands:")[2].split())
+    assert all(f"advdef {command} " in listed for command in COMMANDS)
 
 
 def test_two_scenarios_of_one_name(fails):

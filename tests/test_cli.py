@@ -91,12 +91,23 @@ def test_same_seed_same_training_other_seed_another(advdef):
 class Interrupt(Callback):
     """Raises after some steps."""
 
-    def __init__(self, step=12):
-        self.step = step
+    def __init__(self, step=12, by_user=False):
+        self.step, self.by_user = step, by_user
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
-            raise RuntimeError("the power went off")
+            raise KeyboardInterrupt if self.by_user else RuntimeError("the power went off")
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(3, None), (12, 1)], ids=["nothing to continue", "a checkpoint"])
+def test_a_user_who_interrupts_a_fit_is_told_what_is_kept(advdef, capsys, step, epoch):
+    callback = {"class_path": "tests.test_cli.Interrupt", "init_args": {"step": step, "by_user": True}}
+    with pytest.raises(SystemExit):
+        advdef.digits("fit", *TRAINING, f"--trainer.callbacks={json.dumps([callback])}")
+    last = advdef.runs / "run" / "checkpoints" / "last.ckpt"
+    told = f"interrupted in epoch {epoch}: --ckpt_path last continues from {last}\n"
+    printed = capsys.readouterr().out
+    assert printed.endswith(told) if epoch else "interrupted" not in printed
 
 
 @pytest.mark.parametrize("step", [8, 12], ids=["at the end of an epoch", "within an epoch"])
@@ -263,6 +274,27 @@ def test_a_processor_without_bfloat16_is_told_of(advdef, monkeypatch, command, a
         warnings.simplefilter("always")
         advdef.digits(command, asked, *small, name="fast")
     assert not [one for one in heard if "emulated" in str(one.message)]
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "model", [["StandardModule"], ["PurificationModule", "--model.purifier=JPEG"]], ids=["network", "purifier"]
+)
+def test_a_network_with_random_weights_is_told_of(advdef, command, model):
+    small = ["--data=Digits", "--data.limit=4", "--data.limit_val=4", "--model.network=MLP"]
+    with pytest.warns(UserWarning, match="no --model.weights were given: the network runs as it starts") as heard:
+        advdef(command, "--model", *model, *small)
+    assert len([one for one in heard if "random weights" in str(one.message)]) == 1
+
+
+def test_weights_that_were_given_or_may_be_its_own_are_not_told_of(advdef):
+    wrapped = ["--model.network=WrappedClassifier", "--model.network.module=tests.models.test_wrapped.Net"]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        advdef.digits("test", name="given")
+        advdef("test", "--model=StandardModule", *wrapped, "--data=Digits", "--data.limit=4", name="own")
+        advdef.digits("fit", "--trainer.max_epochs=1", name="fit")
+    assert not [one for one in heard if "random weights" in str(one.message)]
 
 
 def test_report_prints_runs_side_by_side(advdef, capsys):

@@ -40,6 +40,7 @@ class Judging:
     Attributes:
         judge: As given.
         kept: Rows of this pass, a table for each batch.
+        total: Images that there are to judge; None if unknown.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Judging:
         if store is not None:
             judge.watch = self._gallery = Gallery(judge.scenarios, store.gallery_of(trainer.global_rank))
         dataset = getattr(loader, "dataset", None)
-        self._total = len(dataset) if isinstance(dataset, Sized) else None
-        left = None if self._total is None else -(-max(0, self._total - len(judged)) // trainer.world_size)
+        self.total = len(dataset) if isinstance(dataset, Sized) else None
+        left = None if self.total is None else -(-max(0, self.total - len(judged)) // trainer.world_size)
         self._left = left if trainer.is_global_zero and store is not None else None
         self._bar: AttackProgress | None = None
         if progress and trainer.is_global_zero and sys.stderr.isatty():
@@ -145,7 +146,7 @@ class Judging:
     def _announce(self, batch: Batch) -> None:
         """Says once, before the first batch, what the evaluation costs at most."""
         if self._left:
-            judge, total = self.judge, self._total or 0
+            judge, total = self.judge, self.total or 0
             runners, draws = list(judge.runners.values()), judge.settings.draws
             sentence = estimate(judge.defense, runners, batch, self._left, draws, total if self._diagnostics else 0)
             if sentence:

@@ -299,9 +299,13 @@ class RobustnessEvaluation(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the terminal in order; shards stay and the next run goes on from them."""
-        if self._store is not None:
-            self._store.mark_failed(trainer.global_rank)
+        store, judging = self._store, self._judging
+        if store is not None:
+            store.mark_failed(trainer.global_rank)
         self._end()
+        if store and judging and trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
+            total = "" if judging.total is None else f" of {judging.total}"
+            print(f"interrupted: {len(store.judged())}{total} images are judged, the same command goes on")
 
     def _take(self, batch: Any) -> None:
         if self._judging is not None:

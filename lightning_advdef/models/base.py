@@ -38,6 +38,9 @@ class Classifier(nn.Module):
     Subclasses set ``features`` and ``head``; ``head`` maps what ``features`` gives to logits ``(N, K)`` and may be
     convolutional.
 
+    Attributes:
+        maybe_trained: Whether it may start with weights that were trained, and not with random ones.
+
     Args:
         spec: Shape, classes and pixel statistics of the data.
         normalization: ``[mean, std]``, each one value for all channels or one per channel, in place of the
@@ -49,6 +52,7 @@ class Classifier(nn.Module):
 
     features: nn.Module
     head: nn.Module
+    maybe_trained = False
 
     def __init__(self, spec: ImageSpec, normalization: list[list[float]] | None = None) -> None:
         super().__init__()

@@ -52,6 +52,7 @@ class TorchvisionClassifier(Classifier):
         super().__init__(spec, normalization)
         _require_fitting_data(name, spec, published)
         network = _build(name, spec.classes, published)
+        self.maybe_trained = published is not None
         self._head_name = _last_linear(network)
         self.features, self.head = split_head(network, self._head_name)
 

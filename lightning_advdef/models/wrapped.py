@@ -38,6 +38,8 @@ class WrappedClassifier(Classifier):
             has no such last layer.
     """
 
+    maybe_trained = True  # nobody knows of somebody else's module
+
     def __init__(
         self,
         spec: ImageSpec,

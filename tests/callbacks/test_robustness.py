@@ -393,3 +393,18 @@ def foreign_on_two(folder):
     except ValueError as error:
         return str(error)
     return "no error"
+
+
+def test_an_interrupted_test_says_how_many_images_are_judged(tmp_path, capsys):
+    class Interrupt(Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, *_):
+            if batch_idx == 1:
+                raise KeyboardInterrupt
+
+    evaluation = RobustnessEvaluation(SCENARIOS, batch_size=8, folder=str(tmp_path))
+    defense = small_defense()
+    with pytest.raises(SystemExit):
+        trainer_of(tmp_path, evaluation, Interrupt()).test(defense, datamodule=small_digits())
+    assert "interrupted: 16 of 20 images are judged, the same command goes on" in capsys.readouterr().out
+    trainer_of(tmp_path, evaluation).test(defense, datamodule=small_digits())
+    assert len(result_of(tmp_path)[1]["index"]) == 20
