@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks import Surrogate
-from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
+from lightning_advdef.checkpoints import tensor_bytes, weights_hash
+from lightning_advdef.evaluation.description import describe_network
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.files import write_arrays
 from lightning_advdef.hashing import code_hash
@@ -56,7 +57,7 @@ class AdversarialCache:
                 assert isinstance(surrogate.defense, nn.Module)
                 networks = (*networks, surrogate.defense)  # which decides about the survivors
             code = code_hash(scenario.attack, *scenario.attack.parts().values(), surrogate, *networks)
-            self._networks[surrogate] = code + "".join(map(describe_network, networks))
+            self._networks[surrogate] = code + "".join(map(network_key, networks))
         return self._networks[surrogate]
 
     def load(self, key: str, device: torch.device) -> tuple[Tensor, dict[str, Tensor]] | None:
@@ -74,7 +75,6 @@ class AdversarialCache:
         write_arrays(self.folder / f"{key}.npz", arrays)
 
 
-def describe_network(network: nn.Module) -> str:
+def network_key(network: nn.Module) -> str:
     """Class, settings, layers and weights: the test-time part of a defense may have settings alone."""
-    settings = plain(dict(getattr(network, "hparams", {})))
-    return f"{type(network).__module__}.{type(network).__qualname__} {settings} {network} {weights_hash(network)}"
+    return f"{type(network).__module__} {describe_network(network)} {weights_hash(network)}"

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
+from lightning_advdef.evaluation.description import describe_network
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.hashing import code_hash
 
-_NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
 _FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed
 _CHUNK = 1024  # images that are turned into floats at once
 
@@ -67,13 +67,9 @@ def fingerprint(data: Mapping[str, Any], module: nn.Module, judge: Judge) -> dic
     settings = asdict(judge.settings)
     if not judge.settings.strict:
         settings.pop("batch_size")
-    hyperparameters = plain(dict(getattr(module, "hparams", {})))
     return {
         "data": {**data, "mean_image": None if judge.mean_image is None else _hash(judge.mean_image)},
-        "model": {
-            "class": type(module).__qualname__,
-            **{name: value for name, value in hyperparameters.items() if name not in _NOT_PART_OF_THE_MODEL},
-        },
+        **describe_network(module),
         "weights": weights_hash(module),
         "evaluation": {**settings, "scenarios": judge.describe()},
         "code": code_hash(module, *_attackers(judge)),

@@ -108,13 +108,13 @@ def evaluate(
     batch = _checked(images, labels, indices)
     listed = read_scenarios(scenarios) if isinstance(scenarios, str | Path) else scenarios
     judge = Judge(model, listed, settings, mean_image)
+    identity = fingerprint(described_images(*batch), model, judge)  # first, as models may count their calls
     judge.watch = gallery = Gallery(judge.scenarios)
     device = next((parameter.device for parameter in model.parameters()), images.device)
     judge.look_for_randomness(Batch(*(tensor.to(device) for tensor in pick(batch, PROBED))))
     size = judge.settings.batch_size
     parts = [slice(first, first + size) for first in range(0, len(images), size)]
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
-    identity = fingerprint(described_images(*batch), model, judge)
     probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None
     return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity, gallery.kept)
 
