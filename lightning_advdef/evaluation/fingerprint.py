@@ -80,8 +80,15 @@ def described_loader(trainer: Trainer) -> dict[str, Any]:
     """The test images of a Trainer as plain values."""
     data = getattr(trainer, "datamodule", None)
     named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
-    images = data_hash(getattr(trainer.test_dataloaders, "dataset", None))
-    return {"class": type(data).__qualname__, **plain(named), "images": images, "batches": trainer.limit_test_batches}
+    loader, limit = trainer.test_dataloaders, trainer.limit_test_batches
+    images = data_hash(getattr(loader, "dataset", None))
+    described = {"class": type(data).__qualname__, **plain(named), "images": images, "batches": limit}
+    if isinstance(limit, int) or limit != 1:  # an int counts batches, 1.0 means all of them
+        size = getattr(loader, "batch_size", None) or getattr(
+            getattr(loader, "batch_sampler", None), "batch_size", None
+        )
+        described["batch_size"] = size and size * trainer.world_size
+    return described
 
 
 def described_images(images: Tensor, labels: Tensor, indices: Tensor) -> dict[str, Any]:
