@@ -6,6 +6,7 @@ import difflib
 import inspect
 import pydoc
 import re
+from typing import Any
 
 from rich.console import Console
 
@@ -82,9 +83,9 @@ def _meant(option: str, class_path: str) -> str:
 def _arguments(found: object) -> list[str]:
     """Names that the constructor of a class takes, with those that it hands on to its base classes."""
     names: list[str] = []
-    for base in inspect.getmro(found) if inspect.isclass(found) else ():
-        constructor = inspect.signature(base.__init__)  # type: ignore[misc] # of a class, whatever mypy takes it for
-        parameters = list(constructor.parameters.values())[1:]
+    bases: tuple[Any, ...] = inspect.getmro(found) if inspect.isclass(found) else ()
+    for base in bases:
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
         names += [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         if all(each.kind is not each.VAR_KEYWORD for each in parameters):
             break

@@ -16,7 +16,7 @@ from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.checkpoints import tensor_bytes
 from lightning_advdef.data import DataModule
 from lightning_advdef.defenses import DefenseModule
-from lightning_advdef.evaluation.cache import AdversarialCache, describe_network
+from lightning_advdef.evaluation.cache import AdversarialCache, network_key
 from lightning_advdef.hashing import code_hash
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Eps
@@ -61,7 +61,7 @@ class PairMaker:
         self.defense, self.noise = defense, Eps(noise)
         self.cache = AdversarialCache(folder)
         self._deployed, self._gray = BPDA(defense), Undefended(defense)
-        self._recipe = f"{code_hash(defense)} {describe_network(defense)} {self.noise}"
+        self._recipe = f"{code_hash(defense)} {network_key(defense)} {self.noise}"
 
     def make(self, data: DataModule, count: int, batch_size: int, report: Callable[[int], None]) -> Pairs:
         """Pairs of at most ``count`` training images; ``report`` hears how many images are done.

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
+from lightning_advdef.evaluation.description import describe_network
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.hashing import code_hash
 
-_NOT_PART_OF_THE_MODEL = ("weights", "optimizer", "scheduler")
 _FOREIGN_SAMPLES = 32  # items of a data set of unknown kind that are hashed
 _CHUNK = 1024  # images that are turned into floats at once
 
@@ -67,13 +67,9 @@ def fingerprint(data: Mapping[str, Any], module: nn.Module, judge: Judge) -> dic
     settings = asdict(judge.settings)
     if not judge.settings.strict:
         settings.pop("batch_size")
-    hyperparameters = plain(dict(getattr(module, "hparams", {})))
     return {
         "data": {**data, "mean_image": None if judge.mean_image is None else _hash(judge.mean_image)},
-        "model": {
-            "class": type(module).__qualname__,
-            **{name: value for name, value in hyperparameters.items() if name not in _NOT_PART_OF_THE_MODEL},
-        },
+        **describe_network(module),
         "weights": weights_hash(module),
         "evaluation": {**settings, "scenarios": judge.describe()},
         "code": code_hash(module, *_attackers(judge)),
@@ -84,8 +80,15 @@ def described_loader(trainer: Trainer) -> dict[str, Any]:
     """The test images of a Trainer as plain values."""
     data = getattr(trainer, "datamodule", None)
     named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
-    images = data_hash(getattr(trainer.test_dataloaders, "dataset", None))
-    return {"class": type(data).__qualname__, **plain(named), "images": images, "batches": trainer.limit_test_batches}
+    loader, limit = trainer.test_dataloaders, trainer.limit_test_batches
+    images = data_hash(getattr(loader, "dataset", None))
+    described = {"class": type(data).__qualname__, **plain(named), "images": images, "batches": limit}
+    if isinstance(limit, int) or limit != 1:  # an int counts batches, 1.0 means all of them
+        size = getattr(loader, "batch_size", None) or getattr(
+            getattr(loader, "batch_sampler", None), "batch_size", None
+        )
+        described["batch_size"] = size and size * trainer.world_size
+    return described
 
 
 def described_images(images: Tensor, labels: Tensor, indices: Tensor) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def evaluate(
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}: wrap it in one")
     batch = as_batch(images, labels, indices)
     judge = Judge(model, as_scenarios(scenarios), settings, mean_image)
+    identity = fingerprint(described_images(*batch), model, judge)  # first, as models may count their calls
     judge.watch = gallery = Gallery(judge.scenarios)
     device = next((parameter.device for parameter in model.parameters()), batch.images.device)
     require_logits(model, batch, device, judge.settings)
@@ -117,6 +118,5 @@ def evaluate(
     size = judge.settings.batch_size
     parts = [slice(first, first + size) for first in range(0, len(batch.images), size)]
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
-    identity = fingerprint(described_images(*batch), model, judge)
     probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None
     return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity, gallery.kept)

@@ -96,7 +96,7 @@ class ScenarioRunner:
         if self.cache is None:
             return self._attack(batch, rng, ledger)
         key = self.cache.key(self.scenario, self.surrogate, batch, rng, ledger)
-        found = self.cache.load(key, batch.images.device)
+        found = self.cache.load_adversarial(key, self.scenario.attack, batch.images)
         if found is None:
             attacked = self._attack(batch, rng, ledger)
             self.cache.save(key, attacked.images, attacked.columns)

@@ -6,11 +6,14 @@ from functools import partial
 import pytest
 import torch
 
-from lightning_advdef.attacks import EOT, PGD, Cascade, Square, Transfer, Undefended
+from lightning_advdef.attacks import EOT, PGD, Cascade, DeepFool, Square, Transfer, Undefended
 from lightning_advdef.defenses import StandardModule
+from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.judge import JudgeSettings
+from lightning_advdef.evaluation.rows import read_rows
+from lightning_advdef.files import write_arrays
 from lightning_advdef.models import MLP
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
@@ -106,6 +109,41 @@ def test_what_grades_the_images_is_not(folder, calls, change):
     calls.clear()
     judged(folder, **change)
     assert calls == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", None])
+def test_a_damaged_file_says_what_to_do(folder, content):
+    judged(folder)
+    (path,) = folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(ResultFolderError, match=f"{path.name} cannot be read: remove this file"):
+        judged(folder)
+
+
+@pytest.mark.parametrize(
+    ("attack", "change"),
+    [
+        (ATTACK, lambda images: images + 0.11),
+        (ATTACK, lambda images: images * torch.nan),
+        (ATTACK, lambda images: images[1:]),
+        (DeepFool(steps=2), lambda images: images + 5),
+    ],
+)
+def test_what_the_attack_would_not_have_made_is_refused(folder, attack, change):
+    judged(folder, attack=attack)
+    (path,) = folder.iterdir()
+    rows = read_rows(path)
+    write_arrays(path, rows | {"images": change(rows["images"])})
+    with pytest.raises(ResultFolderError, match=f"{path.name} holds .* remove this file"):
+        judged(folder, attack=attack)
+
+
+def test_a_file_without_images_is_refused(folder):
+    judged(folder)
+    (path,) = folder.iterdir()
+    write_arrays(path, {"column/forward": torch.zeros(6)})
+    with pytest.raises(ResultFolderError, match="holds no images: remove this file"):
+        judged(folder)
 
 
 def test_the_scenarios_name_is_not(folder, calls):

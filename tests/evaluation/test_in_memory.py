@@ -133,6 +133,14 @@ def test_random_numbers_belong_to_the_indices(foreign):
     assert not torch.equal(first.rows["clean/margin"].flip(0), third.rows["clean/margin"])
 
 
+def test_another_activation_is_another_network(tmp_path, foreign):
+    model, images, labels = foreign
+    networks = [nn.Sequential(model, activation) for activation in (nn.Identity(), nn.Sigmoid())]
+    evaluate(networks[0], images, labels, []).save(tmp_path)
+    with pytest.raises(ResultFolderError, match=r"Identity.* there, Sigmoid"):
+        evaluate(networks[1], images, labels, []).save(tmp_path)
+
+
 def test_whether_a_defense_is_random_does_not_depend_on_the_order_of_the_images(foreign):
     class Noisy(nn.Module):
         """Adds noise to the first image."""

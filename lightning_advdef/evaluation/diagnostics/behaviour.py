@@ -57,6 +57,8 @@ RUNS_CAPPED = Check(
     "the test-time part took all the steps it may and was cut off: raise --model.max_iter",
 )
 
+_WEAK = "of few gradients or a smaller budget than the other scenarios"
+
 
 def huge_budget_survived(evidence: Evidence) -> list[Finding]:
     """Of the images that were looked at again, against chance."""
@@ -96,23 +98,35 @@ def no_adaptive_attack(evidence: Evidence) -> list[Finding]:
     check = NO_ADAPTIVE_ATTACK
     if evidence.has_test_time_part is None:
         return check.findings([])
-    fitting = sum(
-        scenario.attack.needs == "gradients" and evidence.knows_the_defense(scenario, summary["access"])
+    fitting = [
+        scenario
         for scenario, summary in evidence.scenarios
-    )
+        if scenario.attack.needs == "gradients" and evidence.knows_the_defense(scenario, summary["access"])
+    ]
     check = check if evidence.has_test_time_part else replace(check, threshold=0)
-    return check.findings([Measure(fitting, fitting < check.threshold, next=suggestion.knowing(evidence, check.name))])
+    count = len(evidence.serious(fitting))
+    if fitting and count < check.threshold:
+        check = replace(
+            check, meaning=f"the defense has a test-time part, and only a weak attack was made for it, {_WEAK}"
+        )
+    return check.findings([Measure(count, count < check.threshold, next=suggestion.knowing(evidence, check.name))])
 
 
 def random_without_eot(evidence: Evidence) -> list[Finding]:
     """Of attacks that follow gradients of the deployed defense."""
     check = RANDOM_WITHOUT_EOT if evidence.stochastic else replace(RANDOM_WITHOUT_EOT, threshold=0)
-    draws = [
-        (evidence.surrogate(scenario).draws * scenario.attack.own_draws)
+    draws = {
+        scenario.name: evidence.surrogate(scenario).draws * scenario.attack.own_draws
         for scenario, summary in evidence.scenarios
         if scenario.attack.needs == "gradients" and summary["access"] in DIFFERENTIATING
-    ]
-    most = max(draws, default=0)
+    }
+    averaging = [scenario for scenario, _ in evidence.scenarios if draws.get(scenario.name, 0) > 1]
+    serious = [scenario.name for scenario in evidence.serious(averaging)]
+    weak = [scenario.name for scenario in averaging if scenario.name not in serious]
+    most = max((count for name, count in draws.items() if name not in weak), default=0)
+    if weak and most < check.threshold:
+        meaning = f"predictions differ between two passes, and only a weak attack averages over draws, {_WEAK}"
+        check = replace(check, meaning=meaning)
     remedy = suggestion.averaged_over_draws(evidence, check.name)
     return check.findings([Measure(most, most < check.threshold, next=remedy)])
 

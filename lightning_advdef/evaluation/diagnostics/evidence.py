@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from lightning_advdef.attacks import EOT, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
+from lightning_advdef.attacks import EOT, Attack, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.evaluation.diagnostics.probes import Probes
@@ -95,6 +96,22 @@ class Evidence:
         ]
         return sorted(found, key=lambda scenario: float(self.correct(scenario).mean()))
 
+    def serious(self, those: Sequence[Scenario]) -> list[Scenario]:
+        """Which of some scenarios attack in earnest: by several gradients, and within no token budget.
+
+        That is one below the smallest that the other scenarios state in its norm, controls by noise aside.
+        """
+        names = [scenario.name for scenario in those]
+        stated: dict[Norm, float] = {}
+        for scenario, attack, _ in self.bounded():
+            if scenario.name not in names and attack.needs != "nothing":
+                stated[attack.norm] = min(float(attack.eps), stated.get(attack.norm, math.inf))
+        return [
+            scenario
+            for scenario in those
+            if not self.gradients(scenario) < SEVERAL and not _is_token(scenario.attack, stated)
+        ]
+
     @cached_property
     def named_surrogates(self) -> Mapping[str, SurrogateFactory]:
         """The adaptive surrogates that the defense names."""
@@ -117,6 +134,10 @@ class Evidence:
         while own is not None and own["class_path"] == _EOT["class_path"]:
             own = own["init_args"].get("of", _FULL) if "init_args" in own else _FULL
         return own in (plain(list(self.named_surrogates.values())) if self.named_surrogates else [_FULL])
+
+
+def _is_token(attack: Attack, stated: Mapping[Norm, float]) -> bool:
+    return isinstance(attack, FixedBudgetAttack) and (attack.eps <= 0 or attack.eps < stated.get(attack.norm, 0))
 
 
 def gain(weaker: Tensor, stronger: Tensor, threshold: float) -> tuple[float, bool]:

@@ -5,7 +5,7 @@ import functools
 import pytest
 import yaml
 
-from lightning_advdef.attacks import BPDA, EOT, PGD, AutoAttack, DeepFool, FullGradient, Square, Undefended
+from lightning_advdef.attacks import BPDA, EOT, FGSM, PGD, AutoAttack, DeepFool, FullGradient, Noise, Square, Undefended
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics.behaviour import (
     minimal_norm_of_random,
@@ -54,6 +54,42 @@ def test_what_is_next_names_the_surrogates_of_the_defense():
 
 def test_queries_are_no_adaptive_attack():
     assert status(no_adaptive_attack, [Scenario("a", Square(0.1), BPDA)], defense=known()) == "raised"
+
+
+GRAY = Scenario("gray", PGD(0.1), Undefended)
+
+
+@pytest.mark.parametrize(
+    ("attack", "others", "expected"),
+    [
+        (FGSM(0.1), [GRAY], "raised"),
+        (PGD(0.1, steps=2), [], "raised"),
+        (PGD(0.0), [], "raised"),
+        (PGD(0.001), [GRAY], "raised"),
+        (PGD(0.001), [], "clear"),
+        (PGD(0.1), [GRAY], "clear"),
+        (PGD(0.1), [GRAY, Scenario("more", PGD(0.3), Undefended)], "clear"),
+        (PGD(0.1), [Scenario("noise", Noise(0.3))], "clear"),
+        (PGD(0.1), [Scenario("l2", PGD(2.0, norm="l2"), Undefended)], "clear"),
+        (DeepFool(), [GRAY], "clear"),
+    ],
+)
+def test_an_attack_for_show_is_no_adaptive_attack(attack, others, expected):
+    (found,) = no_adaptive_attack(evidence([*others, Scenario("a", attack, BPDA)], defense=known()))
+    assert found.status == expected
+    assert ("only a weak attack was made for it" in found.meaning) == (expected == "raised")
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"), [(FGSM(0.1), "raised"), (PGD(0.0), "raised"), (PGD(0.01), "raised"), (PGD(0.1), "clear")]
+)
+def test_an_attack_for_show_averages_over_no_draws(attack, expected):
+    averaged = Scenario("a", attack, functools.partial(EOT, samples=4))
+    noisy = NoisyInput(DIGITS, spec="digits")
+    found = random_without_eot(evidence([Scenario("one", PGD(0.1)), averaged], defense=noisy, stochastic=True))
+    assert [finding.status for finding in found] == [expected]
+    assert found[0].measured == (4 if expected == "clear" else 1)
+    assert ("only a weak attack averages" in found[0].meaning) == (expected == "raised")
 
 
 @pytest.mark.parametrize(
