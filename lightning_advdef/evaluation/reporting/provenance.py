@@ -57,7 +57,9 @@ def chosen_by(run: Run) -> str:
     if text is None:
         return "not known: the configuration of the training is not in this folder"
     callbacks = (yaml.safe_load(text).get("trainer") or {}).get("callbacks") or []
-    monitors = [callback.get("init_args", {}).get("monitor") for callback in callbacks]
+    if isinstance(callbacks, Mapping):
+        callbacks = [callbacks]
+    monitors = [(callback.get("init_args") or {}).get("monitor") for callback in callbacks]
     watched = sorted({monitor for monitor in monitors if monitor})
     if not watched:
         return "nothing: model.ckpt holds the last epoch of this folder's training"

@@ -43,6 +43,8 @@ def test_results_without_diagnostics_have_none(tmp_path):
         ("", "not known"),
         ("trainer: {callbacks: null}", "nothing: model.ckpt holds the last epoch"),
         (WATCHED, r"val/robust_accuracy/pgd \(the validation split"),
+        (WATCHED.replace("[", "").replace("]", ""), r"val/robust_accuracy/pgd \(the validation split"),
+        ("trainer: {callbacks: [{class_path: EpochLine, init_args: null}]}", "nothing: model.ckpt holds"),
         (WATCHED.replace("val/", "train/"), r"train/robust_accuracy/pgd \(train\)"),
     ],
 )
