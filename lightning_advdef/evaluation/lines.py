@@ -89,7 +89,7 @@ def _of_scenario(name: str, found: Sequence[_Scenario | None]) -> list[Line]:
     def line(title: str, show: Callable[[_Scenario], str]) -> None:
         cells = tuple(show(scenario) if scenario else "" for scenario in found)
         if any(cells):
-            access = "" if lines else next(scenario["access"] for scenario in found if scenario)
+            access = "" if lines else " | ".join(dict.fromkeys(scenario["access"] for scenario in found if scenario))
             lines.append(Line(title, access, cells, detail=bool(lines), section=not lines))
 
     if any(scenario and "rho" in scenario for scenario in found):
@@ -103,6 +103,8 @@ def _of_scenario(name: str, found: Sequence[_Scenario | None]) -> list[Line]:
         line(name, lambda s: percent(s["robust_accuracy"]))
         line("budget", lambda s: f"{s['norm']} {s['eps']:.4g}" if "eps" in s else "")
         line("mean l2 norm", lambda s: _number(s["mean_l2"]) if "mean_l2" in s and "eps" not in s else "")
+    differing = _differing([scenario.get("attack", {}) for scenario in found if scenario])
+    line("attack", lambda s: _told(s.get("attack", {}), differing))
     line("right on every draw", _every_draw)
     for part in dict.fromkeys(part["name"] for s in found if s for part in s.get("parts", [])):
         line(f"after {part}", partial(_part, part, "accuracy"))
@@ -112,6 +114,32 @@ def _of_scenario(name: str, found: Sequence[_Scenario | None]) -> list[Line]:
     line("right or rejected", lambda s: percent(s["right_or_rejected"]) if "rejected" in s else "")
     line("passes", lambda s: f"{s['passes']['forward']:.1f} + {s['passes']['backward']:.1f}")
     return lines
+
+
+def _differing(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings in which attacks of one name differ, but for budgets, which have a line of their own."""
+    told = [_flat(attack) for attack in attacks]
+    if len({each.get("") for each in told}) > 1:
+        return [""]
+    names = dict.fromkeys(name for each in told for name in each if name.rpartition(".")[2] not in ("eps", "norm"))
+    return [name for name in names if any(each.get(name) != told[0].get(name) for each in told)]
+
+
+def _told(attack: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Some settings of an attack, e.g. ``steps=10``; of the class its name."""
+    settings = _flat(attack)
+    return ", ".join(f"{name}={settings.get(name)}".lstrip("=") for name in names)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Settings by their path, such as ``attacks.pgd.steps``; at the path of an object stands the name of its class."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    if "class_path" in value:
+        own = {name: value["class_path"].rpartition(".")[2]}
+        return own | _flat(value.get("init_args", {}), name)
+    items = [_flat(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()]
+    return {key: item for found in items for key, item in found.items()}
 
 
 def _every_draw(summary: Mapping[str, Any]) -> str:

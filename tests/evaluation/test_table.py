@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lightning_advdef.evaluation.table import comparison_table, print_results, print_table
 from tests.conftest import raised, result_of, scenario
-from tests.evaluation.results import evaluated, log
+from tests.evaluation.results import attack_of, evaluated, log
 
 
 def accuracy(value):
@@ -70,6 +70,28 @@ def test_rounding_is_shown_where_it_was_judged():
 
 def test_runs_of_other_budgets_stand_side_by_side():
     assert ["budget", "", "linf 0.03137", "linf 0.1"] in lines(run(), run(eps=0.1))
+
+
+def test_access_of_every_run_is_shown():
+    shown = lines(run(), run(access="gray"), run())
+    assert [line[1] for line in shown if line[0] == "cascade"] == ["white | gray"]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "told"),
+    [
+        ([attack_of("PGD", steps=20), attack_of("PGD", steps=20, eps=0.1)], None),
+        ([attack_of("PGD", steps=20, eps=0.1), attack_of("PGD", steps=10, eps=0.2)], ["steps=20", "steps=10"]),
+        ([attack_of("PGD", steps=20), attack_of("FGSM")], ["PGD", "FGSM"]),
+        (
+            [attack_of("Cascade", attacks={"a": attack_of(name, steps=1)}) for name in ("PGD", "APGD")],
+            ["attacks.a=PGD", "attacks.a=APGD"],
+        ),
+    ],
+)
+def test_attacks_of_one_name_that_differ_say_in_what(attacks, told):
+    shown = lines(*(run(attack=attack) for attack in attacks))
+    assert [line[2:] for line in shown if line[0] == "attack"] == ([told] if told else [])
 
 
 def test_norms_are_shown_under_both_conventions():
