@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,7 +92,7 @@ def read_runs(items: Sequence[str | Path]) -> list[Run]:
     Runs of one name are told apart by their whole path. A folder that is given twice under one name is taken once.
     """
     pairs = _once([_split(str(item)) for item in items])
-    names = [label or folder.name for label, folder in pairs]
+    names = [label or _name(folder) for label, folder in pairs]
     paths = [str(folder) for _, folder in pairs]
     # a folder under two labels, as the start of two curves, has one path
     labelled = [f"{label}={folder}" if label else str(folder) for label, folder in pairs]
@@ -105,8 +106,13 @@ def read_runs(items: Sequence[str | Path]) -> list[Run]:
 def _once(pairs: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
     found: dict[tuple[str, Path], tuple[str, Path]] = {}
     for label, folder in pairs:
-        found.setdefault((label or folder.name, folder.resolve()), (label, folder))
+        found.setdefault((label or _name(folder), folder.resolve()), (label, folder))
     return list(found.values())
+
+
+def _name(folder: Path) -> str:
+    """Its own name, of ``.`` too; that of a link is the link's."""
+    return Path(os.path.abspath(folder)).name
 
 
 def _split(item: str) -> tuple[str, Path]:

@@ -34,6 +34,20 @@ def test_a_folder_given_twice_under_one_name_is_taken_once():
     assert names("runs/a", "runs/b", "./runs/a/", "a=runs/a") == [("a", "runs"), ("b", "runs")]
 
 
+def test_the_folder_that_one_is_in_has_its_name(tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert names(".", "../b") == [("a", "runs"), ("b", "runs")]
+    assert names(".", folder) == [("a", "runs")]
+
+
+def test_a_link_keeps_its_own_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "best").symlink_to(tmp_path / "a")
+    assert one(tmp_path / "best").title == "best"
+
+
 def test_a_folder_may_stand_under_two_labels():
     assert names("A=runs/a", "B=runs/a") == [("A", "A"), ("B", "B")]
     shared = ("A=runs/a", "B=runs/a", "A=runs/b")
