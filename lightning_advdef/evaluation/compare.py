@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     print_comparison(found, (first.title, second.title))
     if settings.output is not None:
         write_winners(found, (first.title, second.title), settings.output)
-        Console().print(f"written: {settings.output}", highlight=False, soft_wrap=True)
+        Console().print(f"written: {settings.output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_comparison(comparison: Comparison, titles: Sequence[str], console: Console | None = None) -> None:
@@ -64,9 +64,9 @@ def print_comparison(comparison: Comparison, titles: Sequence[str], console: Con
     for contest in comparison.contests:
         for letter, images in (("A", contest.only_first), ("B", contest.only_second)):
             if images:
-                console.print(_listed(contest, letter, images), highlight=False, soft_wrap=True)
+                console.print(_listed(contest, letter, images), markup=False, highlight=False, soft_wrap=True)
     for note in comparison.notes:
-        console.print(escape(note), highlight=False, soft_wrap=True)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def difference_table(comparison: Comparison, titles: Sequence[str]) -> Table:
@@ -78,7 +78,8 @@ def difference_table(comparison: Comparison, titles: Sequence[str]) -> Table:
     for head in ("A", "B", "A - B", "only A", "only B", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for contest in comparison.contests:
-        table.add_row(f"{contest.name} ({contest.access})" if contest.access else contest.name, *_cells(contest))
+        name = f"{contest.name} ({contest.access})" if contest.access else contest.name
+        table.add_row(escape(name), *_cells(contest))
     return table
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from lightning_advdef.evaluation.chart import Chart, Curve, front, write_csv
@@ -20,6 +22,7 @@ _MARKERS = "osD^vPX"
 _GREY = "#c4c4c4"
 _PICTURES = (".png", ".svg", ".pdf")
 _LETTERS, _HANDLE = 10, 7  # of a legend: letters to an inch, and how many the sign of a curve takes
+_AS_WRITTEN: dict[Any, Any] = {"text.parse_math": False}  # a name may hold dollar signs
 _NAMED = 6  # points of a path that bear their names, so that these stay readable
 
 
@@ -38,6 +41,7 @@ def save(shown: Chart | Sequence[Examples], path: Path) -> None:
         raise ValueError(f"figures are written to {', '.join(_PICTURES)}, and points of curves to .csv, got {path}")
 
 
+@rc_context(_AS_WRITTEN)
 def draw(chart: Chart) -> Figure:
     """The chart in the form that it asks for."""
     return _fronts(chart) if chart.form == "fronts" and len(chart.curves) > 1 else _single(chart)
@@ -46,11 +50,11 @@ def draw(chart: Chart) -> Figure:
 def _single(chart: Chart) -> Figure:
     figure = Figure(figsize=(6.8, 4.8), layout="constrained")
     axis = figure.subplots()
-    _all_curves(axis, chart)
+    lines = _all_curves(axis, chart)
     axis.set(xlabel=chart.x_label, ylabel=chart.y_label)
     if chart.caption:
         figure.supxlabel(chart.caption, fontsize="small", color="#555555")
-    _legend(figure, axis, chart)
+    _legend(figure, lines, chart)
     return figure
 
 
@@ -60,7 +64,7 @@ def _fronts(chart: Chart) -> Figure:
     figure = Figure(figsize=(5.6 + 2.5 * columns, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, columns + 2, width_ratios=[1.4, 1.4, *[1.25] * columns])
     overview = figure.add_subplot(grid[:, :2])
-    _all_curves(overview, chart)
+    lines = _all_curves(overview, chart)
     overview.set(ylabel=chart.y_label)
     figure.supxlabel(_labelled(chart), fontsize="medium")
     for number, curve in enumerate(chart.curves):
@@ -73,7 +77,7 @@ def _fronts(chart: Chart) -> Figure:
         axis.set_title(curve.label, color=_COLORS[number % len(_COLORS)], fontsize="medium", fontweight="bold")
         below = number + columns < len(chart.curves)
         axis.tick_params(labelbottom=not below, labelleft=column == 0, labelsize="small")
-    _legend(figure, overview, chart)
+    _legend(figure, lines, chart)
     return figure
 
 
@@ -81,25 +85,30 @@ def _labelled(chart: Chart) -> str:
     return f"{chart.x_label}\n{chart.caption}" if chart.caption else chart.x_label
 
 
-def _legend(figure: Figure, axis: Axes, chart: Chart) -> None:
+def _legend(figure: Figure, lines: Sequence[Line2D], chart: Chart) -> None:
     """Labels above the panels, where no curve runs, in as many columns as fit."""
     if len(chart.curves) > 1:
         longest = max(len(curve.label) for curve in chart.curves)
         columns = int(figure.get_figwidth() * _LETTERS / (longest + _HANDLE))
-        figure.legend(
-            *axis.get_legend_handles_labels(),
+        legend = figure.legend(
+            lines,
+            [""] * len(lines),
             loc="outside upper center",
             ncols=max(1, min(columns, len(chart.curves))),
             frameon=False,
         )
+        # afterwards, since some versions of matplotlib leave out a label that begins with an underscore
+        for text, curve in zip(legend.get_texts(), chart.curves, strict=True):
+            text.set_text(curve.label)
 
 
-def _all_curves(axis: Axes, chart: Chart) -> None:
+def _all_curves(axis: Axes, chart: Chart) -> list[Line2D]:
+    """The line of each curve."""
     _style(axis)
-    for number in range(len(chart.curves)):
-        _draw_curve(axis, chart, number)
+    lines = [_draw_curve(axis, chart, number) for number in range(len(chart.curves))]
     if chart.form in ("steps", "lines"):
         axis.set(xlim=(0, None), ylim=(0, None if chart.form == "lines" else 1.02))
+    return lines
 
 
 def _style(axis: Axes) -> None:
@@ -109,20 +118,21 @@ def _style(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_curve(axis: Axes, chart: Chart, number: int) -> None:
+def _draw_curve(axis: Axes, chart: Chart, number: int) -> Line2D:
     curve, color = chart.curves[number], _COLORS[number % len(_COLORS)]
     line: dict[str, Any] = {"color": color, "label": curve.label, "linewidth": 1.6}
     if chart.form == "steps":
-        axis.step(*_coordinates(curve), where="post", **line)
-        return
+        return axis.step(*_coordinates(curve), where="post", **line)[0]
     _error_bars(axis, curve, color)
     marker = _MARKERS[number % len(_MARKERS)]
-    axis.plot(*_coordinates(curve), marker=marker, markersize=3 if chart.form == "paths" else 5, **line)
+    size = 3 if chart.form == "paths" else 5
+    (drawn,) = axis.plot(*_coordinates(curve), marker=marker, markersize=size, **line)
     if chart.form == "fronts":
         beaten = _beaten(curve, chart)
         axis.plot(*_coordinates(beaten), marker, color=color, markerfacecolor="white", markersize=5)
     if chart.form == "paths":
         _name_points(axis, curve, color)
+    return drawn
 
 
 def _beaten(curve: Curve, chart: Chart) -> Curve:
@@ -153,6 +163,7 @@ def _coordinates(curve: Curve) -> tuple[list[float], list[float]]:
     return [point.x for point in curve.points], [point.y for point in curve.points]
 
 
+@rc_context(_AS_WRITTEN)
 def image_grid(examples: Sequence[Examples]) -> Figure:
     """Rows clean, adversarial and difference for each scenario; a column per image.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lightning_advdef.evaluation.reporting.files import write_reports
@@ -112,15 +113,15 @@ def _write(shown: Chart | Sequence[Examples], paths: Sequence[Path]) -> None:
         if shown.form != "steps":
             console.print(points_table(shown))
         for note in shown.notes:
-            console.print(note, highlight=False, soft_wrap=True)
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     for path in paths:
         save(shown, path)
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def points_table(chart: Chart) -> Table:
     """A row per point."""
-    table = Table(title=chart.x_label, title_style="dim")
+    table = Table(title=escape(chart.x_label), title_style="dim")
     for title in ("", "", "norm", "95% interval", chart.y_label, "95% interval"):
         table.add_column(title, justify="right" if title else "left")
     for curve in chart.curves:
@@ -128,5 +129,6 @@ def points_table(chart: Chart) -> Table:
         for point in curve.points:
             x = "" if point.x_interval is None else "[{:.4f}, {:.4f}]".format(*point.x_interval)
             y = "" if point.y_interval is None else "[{:.1f}, {:.1f}]".format(*(100 * end for end in point.y_interval))
-            table.add_row(curve.label, point.name, f"{point.x:.4f}", x, f"{100 * point.y:.2f}%", y)
+            cells = (curve.label, point.name, f"{point.x:.4f}", x, f"{100 * point.y:.2f}%", y)
+            table.add_row(*map(escape, cells))
     return table

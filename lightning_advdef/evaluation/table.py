@@ -25,7 +25,8 @@ def comparison_table(results: Mapping[str, Result], seconds: Mapping[str, float]
     for line in comparison_lines(results, seconds):
         if line.section:
             table.add_section()
-        table.add_row(f"  {line.title}" if line.detail else line.title, line.access, *line.cells)
+        cells = (f"  {line.title}" if line.detail else line.title, line.access, *line.cells)
+        table.add_row(*map(escape, cells))
     return table
 
 
@@ -60,7 +61,7 @@ def print_table(
     console = console or Console()
     console.print(comparison_table(results, seconds))
     for place in places:
-        console.print(place, soft_wrap=True)
+        console.print(place, markup=False, soft_wrap=True)
     for name, result in results.items():
         _print_diagnostics(console, name if len(results) > 1 else "", result.get("diagnostics", []))
 

@@ -33,6 +33,15 @@ def test_every_curve_is_drawn_with_its_points_and_named(form):
     assert [text.get_text() for text in legend.get_texts()] == ["pgn", "fgm", "pgd"]
 
 
+@pytest.mark.parametrize("form", ["fronts", "steps", "lines", "paths"])
+def test_a_name_with_an_underscore_stands_in_the_legend_beside_its_line(form):
+    curves = tuple(Curve(f"_{curve.label}", curve.points) for curve in CURVES)
+    (legend,) = draw(chart(form, curves)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_pgn", "_fgm", "_pgd"]
+    colors = [line.get_color() for line in legend.get_lines()]
+    assert len(set(colors)) == 3
+
+
 def test_each_method_has_a_panel_with_the_others_behind_it():
     overview, *panels = draw(chart("fronts")).axes
     assert [panel.get_title() for panel in panels] == ["pgn", "fgm", "pgd"]

@@ -51,6 +51,38 @@ def test_a_folder_given_twice_is_one_column(runs, tmp_path):
     assert {line.count("|") for line in table} == {head.count("|")}
 
 
+NAME = "sweep[lr=0.1][/b]"
+
+
+def test_names_are_text_on_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+    for folder in (NAME, "other"):
+        evaluated(tmp_path / folder, [0.1] * 4)
+    run(["report", NAME])
+    assert f"results: {NAME}/robustness.json, a row per image: {NAME}/robustness.npz" in capsys.readouterr().out
+    figures = ["--figure=robustness", "-o", f"{NAME}.csv"]
+    for arguments in (
+        [NAME, "other", *figures],
+        [f"A[/b]={NAME}", "B[/b]=other", *figures],
+        [NAME, "-o", f"{NAME}.md"],
+    ):
+        run(["report", *arguments])
+        printed = capsys.readouterr().out
+        assert f"written: {NAME}{arguments[-1].removeprefix(NAME)}" in printed
+        assert ("A[/b]" if "A[/b]" in arguments[0] else NAME) in printed
+
+
+def test_names_are_text_in_figures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["_base", "a$b$c_{", "x$_{$"]
+    for name in names:
+        evaluated(tmp_path / name, [0.1] * 4)
+    run(["report", *names, "--figure=accuracy_norm", "-o", "figure.svg"])
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in names)
+
+
 def test_strength_of_attacks_is_written(tmp_path, monkeypatch):
     rows = columns([True, True], ("fgm_1", [1.0, 1.0], (True, False)))
     write(tmp_path / "run", [spending("fgm_1", 0.5, eps=1.0)], rows)

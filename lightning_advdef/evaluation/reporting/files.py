@@ -28,7 +28,7 @@ def write_reports(runs: Sequence[Run], paths: Sequence[Path]) -> None:
         text = FORMATS[path.suffix](runs)
         with whole_file(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-        Console().print(f"written: {path}", highlight=False, soft_wrap=True)
+        Console().print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _html(runs: Sequence[Run]) -> str:
