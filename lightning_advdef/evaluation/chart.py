@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lightning_advdef.files import whole_file
 from lightning_advdef.metrics import Interval
 
 
@@ -76,7 +77,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 def write_csv(chart: Chart, path: Path) -> None:
     """A row per point; ``x`` and ``y`` are the quantities that the chart's axes name."""
-    with path.open("w", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["curve", "point", "x", "x_low", "x_high", "y", "y_low", "y_high"])
         for curve in chart.curves:

@@ -15,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 
 from lightning_advdef.evaluation.chart import Chart, Curve, front, write_csv
 from lightning_advdef.evaluation.examples import Examples
+from lightning_advdef.files import whole_file
 
 # told apart by the colour-blind, Okabe and Ito, https://jfly.uni-koeln.de/color/
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,7 +37,8 @@ def save(shown: Chart | Sequence[Examples], path: Path) -> None:
         write_csv(shown, path)
     elif path.suffix in _PICTURES:
         figure = draw(shown) if isinstance(shown, Chart) else image_grid(shown)
-        figure.savefig(path, dpi=160)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, dpi=160, format=path.suffix.removeprefix("."))
     else:
         raise ValueError(f"figures are written to {', '.join(_PICTURES)}, and points of curves to .csv, got {path}")
 

@@ -91,6 +91,22 @@ def test_file_is_of_the_kind_that_its_name_says(tmp_path, suffix):
     assert path.read_bytes().startswith(start[suffix])
 
 
+@pytest.mark.parametrize("suffix", ["png", "csv"])
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"figure.{suffix}"
+    save(chart("lines"), path)
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.replace", broken)
+    with pytest.raises(OSError, match="no space left"):
+        save(chart("lines", CURVES[:1]), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(("shown", "name"), [(chart("lines"), "figure.txt"), ([], "images.csv")])
 def test_other_names_are_refused(tmp_path, shown, name):
     with pytest.raises(ValueError, match=name):

@@ -83,6 +83,12 @@ def test_names_are_text_in_figures(tmp_path, monkeypatch):
     assert all(f"<!-- {name} -->" in drawn for name in names)
 
 
+def test_figures_make_their_folder(runs, tmp_path):
+    files = [tmp_path / "new" / "figure.png", tmp_path / "newer" / "points.csv"]
+    run(["report", str(runs[0]), "--figure=accuracy_norm", "-o", str(files[0]), "-o", str(files[1])])
+    assert [[found.name for found in path.parent.iterdir()] for path in files] == [["figure.png"], ["points.csv"]]
+
+
 def test_strength_of_attacks_is_written(tmp_path, monkeypatch):
     rows = columns([True, True], ("fgm_1", [1.0, 1.0], (True, False)))
     write(tmp_path / "run", [spending("fgm_1", 0.5, eps=1.0)], rows)
