@@ -238,7 +238,7 @@ class RobustnessEvaluation(Callback):
             self._monitored = validation_metrics(rows, self._judging.judge.scenarios)
             self._end()
             pl_module.log_dict(self._monitored, sync_dist=True)
-        elif self.every_n_epochs and not trainer.sanity_checking:
+        elif trainer.state.fn == "fit" and self.every_n_epochs and not trainer.sanity_checking:
             # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
             names = validation_metric_names(expand(self.fit_scenarios, pl_module))
             pl_module.log_dict(self._monitored or dict.fromkeys(names, math.nan), sync_dist=True)

@@ -302,6 +302,11 @@ def test_training_is_the_same_with_and_without_attacks_between(tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_what_is_for_training_alone_leaves_no_trace_in_validation(tmp_path):
+    evaluation = RobustnessEvaluation(fit_scenarios=SCENARIOS, every_n_epochs=1)
+    assert trainer_of(tmp_path, evaluation).validate(Foreign(), foreign_loader(), verbose=False) == [{}]
+
+
 def test_without_scenarios_nothing_happens(tmp_path):
     trainer_of(tmp_path, RobustnessEvaluation(folder=str(tmp_path))).test(Foreign(), foreign_loader(), verbose=False)
     assert not list(tmp_path.glob("robustness.*"))
