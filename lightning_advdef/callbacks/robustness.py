@@ -20,7 +20,7 @@ from lightning_advdef.data.claims import Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.diagnostics.probes import sample
 from lightning_advdef.evaluation.examples import examples_of
-from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
+from lightning_advdef.evaluation.fingerprint import data_hash, described_loader, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
@@ -249,6 +249,7 @@ class RobustnessEvaluation(Callback):
         Raises:
             ValueError: If there is no such scenario, there are several loaders, or several processes would write one
                 file.
+            ResultFolderError: If the file holds the images of a different run.
         """
         if self.write is None:
             return
@@ -261,8 +262,11 @@ class RobustnessEvaluation(Callback):
                 f"{trainer.world_size}"
             )
         name = self.write.replace("/", "_")
-        self._writer = AdversarialWriter(self.write, self._folder(trainer) / f"adversarial_{name}.npz")
         judge = Judge(pl_module, wanted, self.settings, cache=self.cache)
+        images = data_hash(getattr(trainer.predict_dataloaders, "dataset", None))
+        read = described_loader(trainer) | {"images": images, "batches": trainer.limit_predict_batches}
+        path = self._folder(trainer) / f"adversarial_{name}.npz"
+        self._writer = AdversarialWriter(self.write, path, fingerprint(read, pl_module, judge), self.overwrite)
         self._judging = Judging(judge, trainer, trainer.predict_dataloaders, progress=self.progress)
         judge.watch = self._writer
 
