@@ -210,6 +210,27 @@ def test_the_hook_of_a_foreign_module_sees_batches_of_its_loader_alone(tmp_path,
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_diagnostics_that_a_finished_evaluation_was_spared_are_added(tmp_path, noise, capsys):
+    def tested(folder, diagnostics):
+        torch.manual_seed(0)  # for the noise that the module does not draw from its images
+        evaluation = RobustnessEvaluation(SCENARIOS, folder=str(tmp_path / folder), diagnostics=diagnostics)
+        trainer_of(tmp_path, evaluation).test(Foreign(noise), foreign_loader(), verbose=False)
+        return result_of(tmp_path / folder)[0]
+
+    spared = tested("twice", False)
+    assert "diagnostics added" not in capsys.readouterr().out
+    added, whole = tested("twice", True), tested("once", True)
+    assert "diagnostics added: " in capsys.readouterr().out
+    assert {name for name in spared if spared[name] != added[name]} == {"probed", "diagnostics"}
+    statuses = [{found["name"]: found["status"] for found in told["diagnostics"]} for told in (added, whole)]
+    assert statuses[0] == statuses[1]
+    if not noise:
+        assert added["diagnostics"] == whole["diagnostics"]
+    assert tested("twice", True) == tested("twice", False) == added
+    assert "diagnostics added" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_a_foreign_module_can_be_attacked_by_a_cascade(tmp_path, noise):
     cascade = Cascade(attacks={"pgd": PGD("8/255", steps=3), "square": Square("8/255", queries=6)})
     scenarios = [Scenario("pgd", PGD(eps="8/255", steps=3)), Scenario("all", cascade, eps=["4/255", "8/255"])]
