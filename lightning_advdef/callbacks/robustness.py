@@ -20,11 +20,11 @@ from lightning_advdef.data.claims import Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.diagnostics.probes import first_look, sample
 from lightning_advdef.evaluation.examples import examples_of
-from lightning_advdef.evaluation.fingerprint import described_loader, fingerprint
+from lightning_advdef.evaluation.fingerprint import data_hash, described_loader, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
-from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.evaluation.rows import Rows, read_rows
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names, up_to
 from lightning_advdef.evaluation.shares import in_words
 from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
@@ -153,6 +153,7 @@ class RobustnessEvaluation(Callback):
         self.overwrite = overwrite
         self.progress = progress
         self.diagnostics = diagnostics
+        self._judge: Judge | None = None
         self._judging: Judging | None = None
         self._store: ResultStore | None = None
         self._writer: AdversarialWriter | None = None
@@ -183,7 +184,7 @@ class RobustnessEvaluation(Callback):
             return
         _require_one_loader(trainer.num_test_batches)
         mean_image = self._mean_image(trainer)
-        judge = Judge(pl_module, self.scenarios, self.settings, mean_image, self.cache)
+        self._judge = judge = Judge(pl_module, self.scenarios, self.settings, mean_image, self.cache)
         self._store, judged = self._open_store(trainer, pl_module, judge)
         if not self._store.complete:
             loader, diagnostics = trainer.test_dataloaders, self.diagnostics
@@ -243,6 +244,7 @@ class RobustnessEvaluation(Callback):
                 store.wait_until_complete()
         elif trainer.is_global_zero:
             print(f"already evaluated: {store.json_path}")
+            self._diagnose_again(trainer, pl_module, store)
         pl_module.log("test/clean_accuracy", store.result()["clean_accuracy"]["value"], sync_dist=True)
         if trainer.is_global_zero:
             print_results([store.folder])
@@ -255,7 +257,7 @@ class RobustnessEvaluation(Callback):
             self._monitored = validation_metrics(rows, self._judging.judge.scenarios)
             self._end()
             pl_module.log_dict(self._monitored, sync_dist=True)
-        elif self.every_n_epochs and not trainer.sanity_checking:
+        elif trainer.state.fn == "fit" and self.every_n_epochs and not trainer.sanity_checking:
             # a checkpoint that monitors a value fails in an epoch that does not have it, so the last one stands
             names = validation_metric_names(expand(self.fit_scenarios, pl_module))
             pl_module.log_dict(self._monitored or dict.fromkeys(names, math.nan), sync_dist=True)
@@ -266,6 +268,7 @@ class RobustnessEvaluation(Callback):
         Raises:
             ValueError: If there is no such scenario, there are several loaders, or several processes would write one
                 file.
+            ResultFolderError: If the file holds the images of a different run.
         """
         if self.write is None:
             return
@@ -278,8 +281,11 @@ class RobustnessEvaluation(Callback):
                 f"{trainer.world_size}"
             )
         name = self.write.replace("/", "_")
-        self._writer = AdversarialWriter(self.write, self._folder(trainer) / f"adversarial_{name}.npz")
         judge = Judge(pl_module, wanted, self.settings, cache=self.cache)
+        images = data_hash(getattr(trainer.predict_dataloaders, "dataset", None))
+        read = described_loader(trainer) | {"images": images, "batches": trainer.limit_predict_batches}
+        path = self._folder(trainer) / f"adversarial_{name}.npz"
+        self._writer = AdversarialWriter(self.write, path, fingerprint(read, pl_module, judge), self.overwrite)
         self._judging = Judging(judge, trainer, trainer.predict_dataloaders, progress=self.progress)
         judge.watch = self._writer
 
@@ -314,7 +320,7 @@ class RobustnessEvaluation(Callback):
     def _end(self) -> None:
         if self._judging is not None:
             self._judging.close()
-        self._judging = self._store = self._writer = None
+        self._judge = self._judging = self._store = self._writer = None
 
     # the result folder
 
@@ -344,6 +350,19 @@ class RobustnessEvaluation(Callback):
         find = getattr(getattr(trainer, "datamodule", None), "mean_image", None)
         mean: Tensor | None = find() if find else None
         return mean
+
+    def _diagnose_again(self, trainer: Trainer, pl_module: LightningModule, store: ResultStore) -> None:
+        """Adds what a finished evaluation was spared, if it is wanted now; its numbers stay."""
+        told = store.result()
+        if told["probed"] or not self.diagnostics or self._judge is None:
+            return
+        rows = read_rows(store.npz_path)
+        probed = sample(trainer.test_dataloaders, rows, trainer.strategy.batch_to_device)
+        if probed is None:
+            return
+        found = make_result(rows, self._judge, str(pl_module.device), trainer.world_size, probed)
+        store.finish(rows, told | {name: found[name] for name in ("probed", "diagnostics")})
+        print(f"diagnostics added: {store.json_path}")
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, judge: Judge, store: ResultStore) -> None:
         shares = store.wait_for(range(trainer.world_size))

@@ -40,5 +40,6 @@ def make_result(rows: Rows, judge: Judge, device: str, world_size: int, probed: 
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "world_size": world_size,
+        "probed": probed is not None,
         "diagnostics": diagnose(rows, summary, judge, probes),
     }

@@ -15,6 +15,9 @@ from lightning_advdef.errors import ResultFolderError
 
 TEST_AGAIN = "replace the result by running advdef test again with --overwrite"
 
+# what reading a damaged file raises; zlib.error, of a damaged part of a compressed one, is no ValueError
+DAMAGED = (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+
 Rows = dict[str, Tensor]
 
 
@@ -33,8 +36,7 @@ def read_rows(path: Path, remedy: str = TEST_AGAIN) -> Rows:
             return {name: torch.from_numpy(columns[name]) for name in columns.files}
     except FileNotFoundError as error:
         raise ResultFolderError(f"{path} is missing: {remedy}") from error
-    # zlib.error, of a damaged part of a compressed file, is no ValueError
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise ResultFolderError(f"{path} cannot be read: {remedy}") from error
 
 

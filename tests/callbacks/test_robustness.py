@@ -211,6 +211,27 @@ def test_the_hook_of_a_foreign_module_sees_batches_of_its_loader_alone(tmp_path,
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_diagnostics_that_a_finished_evaluation_was_spared_are_added(tmp_path, noise, capsys):
+    def tested(folder, diagnostics):
+        torch.manual_seed(0)  # for the noise that the module does not draw from its images
+        evaluation = RobustnessEvaluation(SCENARIOS, folder=str(tmp_path / folder), diagnostics=diagnostics)
+        trainer_of(tmp_path, evaluation).test(Foreign(noise), foreign_loader(), verbose=False)
+        return result_of(tmp_path / folder)[0]
+
+    spared = tested("twice", False)
+    assert "diagnostics added" not in capsys.readouterr().out
+    added, whole = tested("twice", True), tested("once", True)
+    assert "diagnostics added: " in capsys.readouterr().out
+    assert {name for name in spared if spared[name] != added[name]} == {"probed", "diagnostics"}
+    statuses = [{found["name"]: found["status"] for found in told["diagnostics"]} for told in (added, whole)]
+    assert statuses[0] == statuses[1]
+    if not noise:
+        assert added["diagnostics"] == whole["diagnostics"]
+    assert tested("twice", True) == tested("twice", False) == added
+    assert "diagnostics added" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_a_foreign_module_can_be_attacked_by_a_cascade(tmp_path, noise):
     cascade = Cascade(attacks={"pgd": PGD("8/255", steps=3), "square": Square("8/255", queries=6)})
     scenarios = [Scenario("pgd", PGD(eps="8/255", steps=3)), Scenario("all", cascade, eps=["4/255", "8/255"])]
@@ -314,6 +335,11 @@ def test_training_is_the_same_with_and_without_attacks_between(tmp_path):
         trainer_of(tmp_path, *callbacks, max_epochs=2).fit(module, foreign_loader(), foreign_loader())
         weights.append(module.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_what_is_for_training_alone_leaves_no_trace_in_validation(tmp_path):
+    evaluation = RobustnessEvaluation(fit_scenarios=SCENARIOS, every_n_epochs=1)
+    assert trainer_of(tmp_path, evaluation).validate(Foreign(), foreign_loader(), verbose=False) == [{}]
 
 
 def test_without_scenarios_nothing_happens(tmp_path):

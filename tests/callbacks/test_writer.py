@@ -1,5 +1,7 @@
 """``advdef predict --evaluation.write``: the adversarial images of a scenario in a file that is a data set."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from pytorch_lightning import Trainer
 
 from lightning_advdef.attacks import PGD
 from lightning_advdef.callbacks import RobustnessEvaluation
+from lightning_advdef.errors import ResultFolderError
 from lightning_advdef.evaluation import Scenario
 from tests.conftest import GOLDEN, result_of, scenario
 from tests.toys import Foreign, foreign_loader
@@ -67,6 +70,36 @@ def test_written_images_are_a_data_set(advdef):
     arrays, rows = written(folder, "fgsm"), result_of(tested)[1]
     np.testing.assert_array_equal(rows["clean/prediction"], arrays["prediction"])
     np.testing.assert_array_equal(rows["label"], arrays["y_test"])
+
+
+def test_images_of_a_different_run_are_not_replaced_unasked(advdef):
+    def predict(eps, *options):
+        wanted = ("--evaluation.write=fgsm", *options)
+        return advdef.digits("predict", *OPTIONS, *wanted, scenarios=[scenario("fgsm", "FGSM", eps=eps)])
+
+    path = predict(0.1) / "adversarial_fgsm.npz"
+    first = path.read_bytes()
+    predict(0.1)
+    with pytest.raises(ResultFolderError, match=r"fgsm.npz holds .* different run \(.*eps.*0.1 there.*--overwrite"):
+        predict(0.2)
+    with pytest.raises(ResultFolderError, match="limit"):
+        predict(0.1, "--data.limit=10")
+    assert path.read_bytes() == first
+    predict(0.2, "--overwrite")
+    assert path.read_bytes() != first
+
+
+@pytest.mark.parametrize(("content", "replaced"), [(b"PK", True), (None, False)])
+def test_only_a_damaged_file_of_unknown_origin_is_replaced(advdef, content, replaced):
+    path = advdef.runs / "run" / "adversarial_fgsm.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, x_test=np.zeros(1)) if content is None else path.write_bytes(content)
+    predict = partial(advdef.digits, "predict", "--evaluation.write=fgsm", scenarios=SCENARIOS[:1])
+    if replaced:
+        assert len(written(predict(), "fgsm")["x_test"]) == 20
+    else:
+        with pytest.raises(ResultFolderError, match=r"adversarial images of an unknown run: .*--overwrite"):
+            predict()
 
 
 def test_predict_without_write_attacks_nothing(advdef, monkeypatch):
