@@ -14,7 +14,7 @@ from lightning_advdef.attacks.base import MinimalNormAttack
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
-from lightning_advdef.attacks.losses import LOSSES, LossName
+from lightning_advdef.attacks.losses import LOSSES, LossName, margin
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
 from lightning_advdef.attacks.smallest import Smallest
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -33,12 +33,14 @@ class Look(NamedTuple):
         iterates: Shape ``(N, C, H, W)``.
         sizes: Norm of their perturbations, shape ``(N,)``.
         found: Loss, gradient and logits there; the gradient is zero at the last look.
+        gap: Margin of the logits, shape ``(N,)``; the loss may hold what an adaptive surrogate adds.
         fooled: Whether they reach the goal, shape ``(N,)``.
     """
 
     iterates: Tensor
     sizes: Tensor
     found: LossGradient
+    gap: Tensor
     fooled: Tensor
 
 
@@ -117,7 +119,8 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
         else:
             found = loss_and_gradient(surrogate, iterates, goal, loss, rng)
         sizes = lp_norm(iterates - images, self.size_norm)
-        return Look(iterates, sizes, found, surrogate.fooled(iterates, found.logits, goal, rng))
+        gap = margin(found.logits, goal)
+        return Look(iterates, sizes, found, gap, surrogate.fooled(iterates, found.logits, goal, rng))
 
     def _farthest(self, images: Tensor) -> Tensor:
         """Norm of the largest perturbation inside the pixel box, shape ``(N,)``."""
@@ -140,4 +143,4 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
 
 def _select(look: Look, rows: Tensor) -> Look:
     found = LossGradient(*(values[rows] for values in look.found))
-    return Look(look.iterates[rows], look.sizes[rows], found, look.fooled[rows])
+    return Look(look.iterates[rows], look.sizes[rows], found, look.gap[rows], look.fooled[rows])

@@ -170,8 +170,10 @@ class CarliniWagnerL2(MinimalNormAttack):
             found = loss_and_gradient(surrogate, iterates, goal, margin, stream)
             perturbation = iterates - search.images
             size = perturbation.flatten(1).square().sum(dim=1)
-            short = (self.confidence - found.loss).clamp_min(0)
-            fooled = surrogate.fooled(iterates, found.logits, goal, stream) & (found.loss >= self.confidence)
+            # the loss of an adaptive surrogate holds more than the margin, which pulls but does not tell who wins
+            gap = margin(found.logits, goal)
+            short = (self.confidence - gap).clamp_min(0)
+            fooled = surrogate.fooled(iterates, found.logits, goal, stream) & (gap >= self.confidence)
             if step >= self._stretch // 2:
                 search.crossed |= fooled
             closer = fooled & (size < search.size) & (size >= smallest) & ~search.done

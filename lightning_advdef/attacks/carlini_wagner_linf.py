@@ -73,7 +73,8 @@ class CarliniWagnerLinf(FixedBudgetAttack):
             stream = rng[rows].stream("step", step)
             found = loss_and_gradient(surrogate, iterates, goal[rows], margin, stream)
             best.update(rows, iterates, found.loss, surrogate.final(iterates, found.logits, goal[rows], stream))
-            short = per_image(found.loss < self.confidence)
+            # not the loss, to which an adaptive surrogate adds its own
+            short = per_image(margin(found.logits, goal[rows]) < self.confidence)
             move = adam.step(-found.gradient * box.pixels(variables)[1] * short)
             variables = box.keep(variables + move)
             if surrogate.may_compact and step % every == 0:

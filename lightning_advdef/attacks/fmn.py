@@ -65,7 +65,7 @@ class FMN(AdaptiveRadiusAttack):
     def _next_radius(self, radius: Tensor, look: Look, best: Smallest, step: int) -> Tensor:
         gamma = cosine_annealed(self.gamma, _LAST_GAMMA, step, self.steps)
         slope = lp_norm(look.found.gradient, _DUAL[self.norm]).clamp_min(_TINY)
-        linearised = look.sizes + look.found.loss.abs() / slope
+        linearised = look.sizes + look.gap.abs() / slope
         outside = torch.where(best.sizes.isfinite(), radius, linearised) * (1 + gamma)
         return torch.where(look.fooled, torch.minimum(radius * (1 - gamma), best.sizes), outside)
 

@@ -80,7 +80,7 @@ def kl_divergence(logits: Tensor, goal: Goal) -> Tensor:
     if goal.reference is None or goal.targets is not None:
         raise ValueError(
             "kl_divergence measures the way from the unperturbed image: it needs an attack that knows that image's "
-            "logits (PGD, BIM, MIM, APGD) and has no targeted variant; use cross_entropy, margin or dlr"
+            "logits (PGD, APGD) and has no targeted variant; use cross_entropy, margin or dlr"
         )
     reference = goal.reference.log_softmax(dim=1)
     return (reference.exp() * (reference - logits.log_softmax(dim=1))).sum(dim=1)

@@ -13,7 +13,7 @@ from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss, reference_cost, with_reference
-from lightning_advdef.attacks.losses import LOSSES, LossName
+from lightning_advdef.attacks.losses import COMPARING, LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import LpBall
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
@@ -49,10 +49,15 @@ class PGD(FixedBudgetAttack):
     start: Attack | None = None
 
     def __post_init__(self) -> None:
-        """Checks steps, restarts, step size and start."""
+        """Checks steps, restarts, loss, step size and start."""
         super().__post_init__()
         refuse_parts(self.start, f"start of {type(self).__name__}")
         require_positive(steps=self.steps, restarts=self.restarts)
+        if self.loss in COMPARING and not self.random_start and self.start is None:
+            raise ValueError(
+                f"{type(self).__name__} with loss {self.loss} would stay at the image, where its gradient is zero: set "
+                "random_start to true or give a start"
+            )
         if self.step_size is not None:
             object.__setattr__(self, "step_size", require_step(self.step_size))
 

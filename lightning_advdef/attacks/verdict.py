@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_advdef.attacks.base import attack_mode
+from lightning_advdef.attacks.precision import full_float32
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.errors import NotANumberError
 from lightning_advdef.rng import SampleRNG
@@ -22,16 +23,12 @@ def verdict_flags() -> dict[str, bool]:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """float32 as it is: no autocast, no TF32, no autotuned kernels; the caller's settings come back after."""
-    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    convolution = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = False
+    benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with full_float32(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, convolution
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def _on_draws(

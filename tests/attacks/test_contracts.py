@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lightning_advdef.attacks as attacks
-from lightning_advdef.attacks import PGD, AutoAttack, FixedBudgetAttack, FullGradient
+from lightning_advdef.attacks import APGD, PGD, AutoAttack, FixedBudgetAttack, FullGradient, Undefended
 from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps
@@ -150,6 +150,27 @@ def test_a_fixed_shape_is_all_the_network_ever_sees(attack, network, images, lab
     handle.remove()
     draws = {AutoAttack.eot_samples * 16} if getattr(attack, "version", None) == "rand" else set()
     assert sizes == {16} | draws or attack.needs == "nothing"
+
+
+class Shifted(Undefended):
+    """Adds a constant to every loss, as an adaptive surrogate adds a loss of its own."""
+
+    constant = 0.0
+
+    def auxiliary(self, images, labels, rng):
+        return torch.full_like(images[:, 0, 0, 0], self.constant)
+
+
+# as in the authors' code, APGD compares its first loss with 0
+WITHOUT_APGD = [attack for attack in WITH_GRADIENTS if not isinstance(attack, APGD | AutoAttack)]
+
+
+@pytest.mark.parametrize("constant", [8.0, -8.0])
+@pytest.mark.parametrize("attack", WITHOUT_APGD, ids=name_of)
+def test_a_constant_in_the_loss_changes_nothing(attack, network, images, labels, constant):
+    plain, shifted = Shifted(network), Shifted(network)
+    shifted.constant = constant
+    torch.testing.assert_close(attack(shifted, images, labels), attack(plain, images, labels), atol=1e-4, rtol=0)
 
 
 # what stays as it was

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -193,6 +195,13 @@ def test_kl_pgd_is_the_loop_of_trades(network, images, labels):
     expected = torch.stack(iterates)[best, torch.arange(len(images))]
     torch.testing.assert_close(attack(surrogate, images, labels, rng), expected)
     assert best.float().mean() > 2, "the loss grows"
+
+
+@pytest.mark.parametrize("make", [BIM, MIM, functools.partial(PGD, random_start=False)])
+def test_kl_needs_a_start_beside_the_image(make):
+    with pytest.raises(ValueError, match=r"its gradient is zero: set random_start to true or give a start$"):
+        make(0.05, loss="kl_divergence")
+    assert make(0.05, loss="kl_divergence", start=Noise(0.01)).steps == make(0.05).steps
 
 
 def test_kl_pgd_looks_at_the_unperturbed_image_once(network, images, labels):
