@@ -65,7 +65,8 @@ class Bisection(MinimalNormAttack):
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[fooled]
-        narrowed = self._narrow(surrogate, images[rows], goal[rows], rng[rows], adversarial[rows], largest[rows])
+        with surrogate.enlisting(fooled):
+            narrowed = self._narrow(surrogate, images[rows], goal[rows], rng[rows], adversarial[rows], largest[rows])
         adversarial[rows] = torch.where(per_image(fooled[rows]), narrowed, adversarial[rows])
         return adversarial
 
