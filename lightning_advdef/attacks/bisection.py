@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack, Needs, refuse_parts
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack, Needs, refuse_parts
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Norm
+
+
+def _innermost(attack: Attack) -> Attack:
+    """What wrappers such as Targeted run in the end."""
+    inner: Attack | None = getattr(attack, "attack", None)
+    return attack if inner is None else _innermost(inner)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Bisection(MinimalNormAttack):
     Args:
         attack: Inner attack; its eps is the largest budget tried.
         rounds: Halvings of the interval.
+        box: Keep pixels in [0, 1], also in the inner attack.
     """
 
     leaves: ClassVar[Literal["prediction", "label"]] = "label"
@@ -37,7 +44,7 @@ class Bisection(MinimalNormAttack):
     def __post_init__(self) -> None:
         """Refuses settings that would keep the inner attack from scaling with its budget."""
         refuse_parts(self.attack, "Bisection")
-        if self.rounds < 1 or getattr(self.attack, "step_size", None) is not None:
+        if self.rounds < 1 or getattr(_innermost(self.attack), "step_size", None) is not None:
             raise ValueError(
                 f"Bisection needs rounds >= 1 and an inner attack with step_size null (it scales with eps), "
                 f"got rounds {self.rounds} and {self.attack}"
@@ -88,7 +95,8 @@ class Bisection(MinimalNormAttack):
     ) -> tuple[Tensor, Tensor]:
         """The inner attack's images at one budget per image, and whether they are misclassified."""
         ball = LpBall(self.attack.norm, eps)
-        adversarial = self.attack.clip(self.attack.search(surrogate, images, goal, rng, ball))
+        attack = replace(self.attack, box=self.box)
+        adversarial = attack.clip(attack.search(surrogate, images, goal, rng, ball))
         with torch.no_grad():
             logits = surrogate(adversarial, rng.stream("check")).float().mean(dim=0)
         return adversarial, surrogate.fooled(adversarial, logits, goal, rng)

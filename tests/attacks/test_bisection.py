@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient, Noise, Square
+from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient, LowFrequency, Noise, Square, Targeted
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Recording, Strict, middle_images, random_linear, right
 
@@ -88,7 +88,13 @@ def test_images_that_resist_the_largest_budget_cost_one_run(linear):
         assert passes.forward[gaps < gaps.median()].tolist() == [8] * 19
 
 
-@pytest.mark.parametrize(("inner", "rounds"), [(FGSM(0.1), 0), (PGD(0.1, step_size=0.01), 8)])
+FIXED_STEP = PGD(0.1, step_size=0.01)
+
+
+@pytest.mark.parametrize(
+    ("inner", "rounds"),
+    [(FGSM(0.1), 0), (FIXED_STEP, 8), (Targeted(FIXED_STEP), 8), (LowFrequency(Targeted(FIXED_STEP)), 8)],
+)
 def test_settings_that_do_not_bisect_are_refused(inner, rounds):
     with pytest.raises(ValueError, match="Bisection needs rounds >= 1 and an inner attack with step_size null"):
         Bisection(inner, rounds)
