@@ -94,7 +94,8 @@ class APGD(FixedBudgetAttack):
             stream = rng[rows].stream("restart", restart)
             climb = Climb.of(rows, images[rows], goal[rows], stream, ball[rows], self.box)
             climb.decided = best.decided[rows]
-            climb.iterates = climb.previous = self._start(surrogate, climb)
+            with surrogate.enlisting(~best.decided):
+                climb.iterates = climb.previous = self._start(surrogate, climb)
             self._run(surrogate, climb, best)
             surrogate.working = None
 
@@ -113,8 +114,7 @@ class APGD(FixedBudgetAttack):
         gaps = checkpoint_gaps(self.steps)
         every = steps_between_syncs(climb.images)
         for step in range(self.steps + 1):
-            if surrogate.exact and surrogate.fixed_shape:
-                surrogate.working = ~climb.decided
+            surrogate.leave_out(climb.decided)
             self._look(surrogate, climb, step)
             if surrogate.exact and step % every == 0 and self._all_left(climb, surrogate.may_compact, best):
                 break

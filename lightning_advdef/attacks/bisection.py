@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_advdef.attacks.base import FixedBudgetAttack, MinimalNormAttack, Needs, refuse_parts
+from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, MinimalNormAttack, Needs, refuse_parts
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
@@ -17,16 +17,24 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Norm
 
 
+def _innermost(attack: Attack) -> Attack:
+    """What wrappers such as Targeted run in the end."""
+    inner: Attack | None = getattr(attack, "attack", None)
+    return attack if inner is None else _innermost(inner)
+
+
 @dataclass(frozen=True)
 class Bisection(MinimalNormAttack):
     """Smallest budget at which a fixed-budget attack succeeds on each image.
 
     An upper bound on the distance to the decision boundary that does not rest on DeepFool's linearisation. Costs
-    ``rounds + 1`` runs of the inner attack, and one for an image that resists the largest budget.
+    a look at the image and ``rounds + 1`` runs of the inner attack; one run where the largest budget is resisted, none
+    where an exact surrogate gets the image wrong already.
 
     Args:
         attack: Inner attack; its eps is the largest budget tried.
         rounds: Halvings of the interval.
+        box: Keep pixels in [0, 1], also in the inner attack.
     """
 
     leaves: ClassVar[Literal["prediction", "label"]] = "label"
@@ -37,7 +45,7 @@ class Bisection(MinimalNormAttack):
     def __post_init__(self) -> None:
         """Refuses settings that would keep the inner attack from scaling with its budget."""
         refuse_parts(self.attack, "Bisection")
-        if self.rounds < 1 or getattr(self.attack, "step_size", None) is not None:
+        if self.rounds < 1 or getattr(_innermost(self.attack), "step_size", None) is not None:
             raise ValueError(
                 f"Bisection needs rounds >= 1 and an inner attack with step_size null (it scales with eps), "
                 f"got rounds {self.rounds} and {self.attack}"
@@ -54,18 +62,32 @@ class Bisection(MinimalNormAttack):
         return "scores" if self.attack.needs == "nothing" else self.attack.needs
 
     def cost(self, classes: int) -> Cost:
-        """An image that resists the largest budget is tried once."""
-        return self.attack.cost(classes).plus(Cost(1, 0))
+        """An image that resists the largest budget is looked at, tried once and checked."""
+        return self.attack.cost(classes).plus(Cost(2, 0))
 
     def perturb(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
-        """Narrows the interval of each image; images that resist the largest budget keep its last iterate."""
+        """Looks at all images once and goes on with those that are not wrong already."""
         self.attack.check_budget(images)
+        stream = rng.stream("clean")
+        with torch.no_grad():
+            logits = surrogate(images, stream).float().mean(dim=0)
+        wanted = ~surrogate.final(images, logits, goal, stream)
+        rows = torch.arange(len(images), device=images.device)
+        if not surrogate.fixed_shape:
+            rows = rows[wanted]
+        with surrogate.enlisting(wanted):
+            found = self._bisect(surrogate, images[rows], goal[rows], rng[rows])
+        return torch.where(per_image(wanted), images.index_copy(0, rows, found), images)
+
+    def _bisect(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
+        """Narrows the interval of each image; images that resist the largest budget keep its last iterate."""
         largest = images.new_full((len(images),), float(self.attack.eps))
         adversarial, fooled = self._try(surrogate, images, goal, largest, rng.stream("round", 0))
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[fooled]
-        narrowed = self._narrow(surrogate, images[rows], goal[rows], rng[rows], adversarial[rows], largest[rows])
+        with surrogate.enlisting(fooled):
+            narrowed = self._narrow(surrogate, images[rows], goal[rows], rng[rows], adversarial[rows], largest[rows])
         adversarial[rows] = torch.where(per_image(fooled[rows]), narrowed, adversarial[rows])
         return adversarial
 
@@ -87,7 +109,8 @@ class Bisection(MinimalNormAttack):
     ) -> tuple[Tensor, Tensor]:
         """The inner attack's images at one budget per image, and whether they are misclassified."""
         ball = LpBall(self.attack.norm, eps)
-        adversarial = self.attack.clip(self.attack.search(surrogate, images, goal, rng, ball))
+        attack = replace(self.attack, box=self.box)
+        adversarial = attack.clip(attack.search(surrogate, images, goal, rng, ball))
         with torch.no_grad():
             logits = surrogate(adversarial, rng.stream("check")).float().mean(dim=0)
         return adversarial, surrogate.fooled(adversarial, logits, goal, rng)

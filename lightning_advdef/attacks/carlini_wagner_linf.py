@@ -68,8 +68,7 @@ class CarliniWagnerLinf(FixedBudgetAttack):
         iterates, variables, adam = images, box.variables(images), ImageAdam(images, self.learning_rate)
         every = steps_between_syncs(images)
         for step in range(self.steps):
-            if surrogate.exact and surrogate.fixed_shape:
-                surrogate.working = ~best.decided
+            surrogate.leave_out(best.decided)
             stream = rng[rows].stream("step", step)
             found = loss_and_gradient(surrogate, iterates, goal[rows], margin, stream)
             best.update(rows, iterates, found.loss, surrogate.final(iterates, found.logits, goal[rows], stream))
@@ -83,6 +82,7 @@ class CarliniWagnerLinf(FixedBudgetAttack):
                 if not len(rows):
                     return best.images
             iterates = box.pixels(variables)[0]
+        surrogate.leave_out(best.decided)
         with torch.no_grad():
             stream = rng[rows].stream("step", self.steps)
             last, logits = mean_loss(surrogate, iterates, goal[rows], margin, stream)

@@ -110,7 +110,7 @@ class AttackInParts(FixedBudgetAttack):
             if not result.isfinite().all():
                 surrogate.refuse_nan()  # which says so where the network is to blame
             attack.verify(result, images[rows])
-            inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps)
+            inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps, self.norm)
             found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
             judged = self._verdict(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
             for column, share in judged.items():

@@ -72,8 +72,7 @@ class Noise(FixedBudgetAttack):
         rows = best.open_rows(surrogate.may_compact)
         if not len(rows):
             return
-        if surrogate.exact and surrogate.fixed_shape:
-            surrogate.working = ~best.decided
+        surrogate.leave_out(best.decided)
         noisy = self._noisy(images[rows], rng[rows], ball[rows])
         loss, logits = mean_loss(surrogate, noisy, goal[rows], margin, rng[rows])
         best.update(rows, noisy, loss, surrogate.final(noisy, logits, goal[rows], rng[rows]))

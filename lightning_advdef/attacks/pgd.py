@@ -90,12 +90,12 @@ class PGD(FixedBudgetAttack):
     ) -> None:
         """One restart over the images at ``rows``; what it finds goes to ``best``."""
         loss = LOSSES[self.loss]
-        iterates = self._start(surrogate, images[rows], goal[rows], rng[rows], ball[rows])
+        with surrogate.enlisting(~best.decided):
+            iterates = self._start(surrogate, images[rows], goal[rows], rng[rows], ball[rows])
         every = steps_between_syncs(images)
         direction: Tensor | None = None
         for step in range(self.steps):
-            if surrogate.exact and surrogate.fixed_shape:
-                surrogate.working = ~best.decided
+            surrogate.leave_out(best.decided)
             stream = rng[rows].stream("step", step)
             found = loss_and_gradient(surrogate, iterates, goal[rows], loss, stream)
             final = surrogate.final(iterates, found.logits, goal[rows], stream)
@@ -107,6 +107,7 @@ class PGD(FixedBudgetAttack):
                 rows, iterates, direction = rows[keep], iterates[keep], direction[keep]
                 if not len(rows):
                     return
+        surrogate.leave_out(best.decided)
         with torch.no_grad():
             stream = rng[rows].stream("step", self.steps)
             last, logits = mean_loss(surrogate, iterates, goal[rows], loss, stream)

@@ -15,7 +15,17 @@ from lightning_advdef.attacks.lp_ball import LpBall, lp_norm
 from lightning_advdef.data import Digits, get_spec
 from lightning_advdef.models import MLP
 from lightning_advdef.rng import SampleRNG
-from tests.attacks.helpers import Linear, Recording, Strict, make_network, middle_images, random_linear, right, seeded
+from tests.attacks.helpers import (
+    FooledInBfloat16,
+    Linear,
+    Recording,
+    Strict,
+    make_network,
+    middle_images,
+    random_linear,
+    right,
+    seeded,
+)
 from tests.conftest import GOLDEN
 
 # schedule
@@ -265,16 +275,21 @@ def test_elsewhere_the_point_of_highest_loss_is_returned(network, images, labels
     assert len(recording.seen) == 26
 
 
-def test_of_several_draws_the_mean_decides(network, images, labels):
+@pytest.mark.parametrize("sure_of", [0, 1])
+def test_of_several_draws_the_mean_decides(images, sure_of):
+    """The first draw is sure of one class, the last one leans to the other: the mean is with the first."""
+    sure, leaning = ([3.0, 0.0], [0.0, 1.0]) if sure_of == 0 else ([0.0, 3.0], [1.0, 0.0])
+
     class TwoDraws(FullGradient):
         draws = 2
 
         def logits(self, images, rng):
-            logits = self.defense(images)
-            return torch.stack([logits + 1, 3 * logits])
+            return torch.tensor([[sure], [leaning]]) + 0 * images.flatten(1)[:, :2]
 
-    found = APGD(0.3, steps=6)(TwoDraws(network), images, labels)
-    assert right(network, found, labels).sum() < right(network, images, labels).sum()
+    surrogate = TwoDraws(nn.Identity())
+    passes = surrogate.start_counting(16, images.device)
+    APGD(0.3, steps=6)(surrogate, images, torch.zeros(16, dtype=torch.int64))
+    assert passes.backward.tolist() == [2 if sure_of == 1 else 2 * 6] * 16
 
 
 # targets
@@ -408,13 +423,21 @@ def test_without_a_box_pixels_may_leave_it():
     torch.testing.assert_close(lp_norm(found - grey, "linf"), torch.full((8,), 0.5))
 
 
-def test_a_search_in_bfloat16_returns_what_fools_in_float32(network, images, labels):
+def test_a_search_in_bfloat16_gives_about_the_same_verdicts(network, images, labels):
     surrogate = FullGradient(network)
     surrogate.search_dtype = torch.bfloat16
     found = APGD(0.08, steps=12)(surrogate, images, labels)
     robust = right(network, found, labels)
     exact = right(network, APGD(0.08, steps=12)(network, images, labels), labels)
     assert (robust != exact).sum() <= 1
+
+
+def test_what_fools_in_bfloat16_alone_is_climbed_on(images):
+    surrogate = FullGradient(FooledInBfloat16())
+    surrogate.search_dtype = torch.bfloat16
+    passes = surrogate.start_counting(16, images.device)
+    APGD(0.05, steps=6)(surrogate, images, torch.zeros(16, dtype=torch.int64))
+    assert passes.backward.tolist() == [6] * 16
 
 
 # invariants and settings

@@ -120,6 +120,12 @@ def test_results_outside_the_budget_are_not_returned(norm, eps, grey):
         Greedy(eps, norm, excess=1.001)(nn.Flatten(), grey, LABELS)
 
 
+def test_in_linf_a_millionth_is_all_that_is_forgiven(grey):
+    Greedy(0.1, excess=1 + 5e-6)(nn.Flatten(), grey, LABELS)
+    with pytest.raises(RuntimeError, match="left its budget"):
+        Greedy(0.1, excess=1 + 5e-5)(nn.Flatten(), grey, LABELS)
+
+
 def test_a_rule_that_overwrites_its_images_does_not_reach_those_of_the_caller(grey):
     Overwrite()(nn.Flatten(), grey, LABELS)
     assert (grey == 0.5).all()

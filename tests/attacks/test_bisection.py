@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient, Noise, Square
+from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient, LowFrequency, Noise, Square, Targeted
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Recording, Strict, middle_images, random_linear, right
 
@@ -58,9 +58,15 @@ def test_every_image_has_a_budget_of_its_own(linear):
     )
 
 
-def test_misclassified_images_need_nothing(network, images, labels):
-    found = Bisection(BIM(0.3, steps=5), rounds=5)(network, images, labels)
+@pytest.mark.parametrize("inner", [BIM(0.3, steps=5), PGD(0.3, steps=5), Square(0.3, queries=20)])
+@pytest.mark.parametrize("make", [FullGradient, Strict])
+def test_misclassified_images_need_one_look(network, images, labels, inner, make):
+    surrogate = make(network)
+    passes = surrogate.start_counting(16, images.device)
+    found = Bisection(inner, rounds=5)(surrogate, images, labels)
     assert torch.equal(found[-3:], images[-3:])
+    assert passes.forward[-3:].tolist() == [1] * 3
+    assert not passes.backward[-3:].any()
 
 
 def test_its_norm_is_that_of_the_inner_attack():
@@ -68,12 +74,12 @@ def test_its_norm_is_that_of_the_inner_attack():
     assert Bisection(PGD(0.1, "l2")).size_norm == "l2"
 
 
-def test_it_costs_rounds_plus_one_runs_of_the_inner_attack_and_a_check_each(linear):
+def test_it_costs_a_look_and_rounds_plus_one_runs_of_the_inner_attack_with_a_check_each(linear):
     network, grey, labels, _ = linear
     recording = Recording(network, exact=False)
     passes = recording.start_counting(40, grey.device)
     Bisection(BIM(0.1, steps=4), rounds=3)(recording, grey, labels)
-    assert passes.forward.tolist() == [4 * (5 + 1)] * 40
+    assert passes.forward.tolist() == [1 + 4 * (5 + 1)] * 40
     assert passes.backward.tolist() == [4 * 4] * 40
 
 
@@ -81,14 +87,20 @@ def test_images_that_resist_the_largest_budget_cost_one_run(linear):
     network, grey, labels, gaps = linear
     slope = (network.weight[0] - network.weight[1]).detach().abs().sum()
     resisting = gaps > gaps.median()
-    for surrogate, cost in ((FullGradient(network), 2), (Strict(network), 8)):
+    for surrogate in (FullGradient(network), Strict(network)):
         passes = surrogate.start_counting(40, grey.device)
         Bisection(FGSM((gaps.median() / slope).item()), rounds=3)(surrogate, grey, labels)
-        assert passes.forward[resisting].tolist() == [cost] * 20
-        assert passes.forward[gaps < gaps.median()].tolist() == [8] * 19
+        assert passes.forward[resisting].tolist() == [3] * 20
+        assert passes.forward[gaps < gaps.median()].tolist() == [9] * 19
 
 
-@pytest.mark.parametrize(("inner", "rounds"), [(FGSM(0.1), 0), (PGD(0.1, step_size=0.01), 8)])
+FIXED_STEP = PGD(0.1, step_size=0.01)
+
+
+@pytest.mark.parametrize(
+    ("inner", "rounds"),
+    [(FGSM(0.1), 0), (FIXED_STEP, 8), (Targeted(FIXED_STEP), 8), (LowFrequency(Targeted(FIXED_STEP)), 8)],
+)
 def test_settings_that_do_not_bisect_are_refused(inner, rounds):
     with pytest.raises(ValueError, match="Bisection needs rounds >= 1 and an inner attack with step_size null"):
         Bisection(inner, rounds)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lightning_advdef.attacks as attacks
-from lightning_advdef.attacks import APGD, PGD, AutoAttack, FixedBudgetAttack, FullGradient, Undefended
+from lightning_advdef.attacks import APGD, BIM, DDN, PGD, AutoAttack, FixedBudgetAttack, FullGradient, Undefended
 from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps
@@ -171,6 +171,20 @@ def test_a_constant_in_the_loss_changes_nothing(attack, network, images, labels,
     plain, shifted = Shifted(network), Shifted(network)
     shifted.constant = constant
     torch.testing.assert_close(attack(shifted, images, labels), attack(plain, images, labels), atol=1e-4, rtol=0)
+
+
+STARTED = [PGD(0.05, steps=4, restarts=3, start=BIM(0.02, steps=2)), APGD(0.05, steps=4, restarts=3, start=DDN(3))]
+
+
+@pytest.mark.parametrize("attack", ALL_SETTINGS + STARTED, ids=name_of)
+def test_a_fixed_shape_costs_an_image_what_it_costs_alone(attack, network, images, labels):
+    books = []
+    for make in (FullGradient, Strict):
+        surrogate = make(network)
+        books.append(surrogate.start_counting(16, images.device))
+        attack(surrogate, images, labels)
+    assert torch.equal(books[0].forward, books[1].forward)
+    assert torch.equal(books[0].backward, books[1].backward)
 
 
 # what stays as it was
@@ -400,8 +414,7 @@ def test_black_and_white_images_are_attacked_inside_the_box(attack, network, ima
 
 
 def test_without_a_box_pixels_may_leave_zero_to_one(attack, network, images, labels):
-    inner = {"attack": dataclasses.replace(attack.attack, box=False)} if hasattr(attack, "attack") else {}
-    adversarial = dataclasses.replace(attack, box=False, **inner)(network, images.round(), labels)
+    adversarial = dataclasses.replace(attack, box=False)(network, images.round(), labels)
     assert adversarial.min() < 0 or adversarial.max() > 1
 
 

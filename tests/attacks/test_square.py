@@ -20,7 +20,16 @@ from lightning_advdef.attacks.square_windows import (
 from lightning_advdef.data import Digits, get_spec
 from lightning_advdef.models import MLP
 from lightning_advdef.rng import SampleRNG
-from tests.attacks.helpers import Linear, Recording, Strict, accuracy, middle_images, random_linear, right
+from tests.attacks.helpers import (
+    FooledInBfloat16,
+    Linear,
+    Recording,
+    Strict,
+    accuracy,
+    middle_images,
+    random_linear,
+    right,
+)
 from tests.conftest import GOLDEN
 
 STAGES = (0, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
@@ -361,7 +370,7 @@ def test_bisection_gives_each_image_a_radius_of_its_own(network, images, labels)
     assert len(sizes.unique()) > 3
 
 
-def test_a_search_in_bfloat16_is_confirmed_in_float32(network, images, labels):
+def test_a_search_in_bfloat16_leaves_about_as_many_images(network, images, labels):
     surrogate = FullGradient(network)
     surrogate.search_dtype = torch.bfloat16
     found = Square(0.05, queries=60)(surrogate, images, labels)
@@ -373,6 +382,15 @@ def test_a_search_in_bfloat16_is_confirmed_in_float32(network, images, labels):
         < 0.2
     )
     assert found.dtype == torch.float32
+
+
+def test_what_fools_in_bfloat16_alone_is_asked_on(images):
+    surrogate = FullGradient(FooledInBfloat16())
+    surrogate.search_dtype = torch.bfloat16
+    passes = surrogate.start_counting(16, images.device)
+    attack = Square(0.05, queries=10)
+    attack(surrogate, images, torch.zeros(16, dtype=torch.int64))
+    assert (passes.forward > attack.queries).all()
 
 
 # what it costs

@@ -214,6 +214,22 @@ class Surrogate(ABC):
             zero = gradient.flatten(1).count_nonzero(dim=1) == 0
             self.passes.zero_gradients.index_add_(0, rng.rows, self._booked(rng, 1) * zero)
 
+    def leave_out(self, decided: Tensor) -> None:
+        """Books no more passes for decided images, bool, shape ``(N,)``, which a fixed shape keeps in the batch."""
+        if self.exact and self.fixed_shape:
+            self.working = ~decided
+
+    @contextmanager
+    def enlisting(self, images: Tensor) -> Iterator[None]:
+        """Books what runs inside for these images alone, bool, shape ``(N,)``, if a fixed shape keeps the others."""
+        before = self.enlisted
+        if self.fixed_shape:
+            self.enlisted = images if before is None else before & images
+        try:
+            yield
+        finally:
+            self.enlisted = before
+
     def _booked(self, rng: SampleRNG, times: int) -> Tensor:
         booked = torch.full_like(rng.rows, times)
         for mask in (self.working, self.enlisted):
