@@ -17,7 +17,7 @@ from lightning_advdef.evaluation.rows import read_rows
 from tests.conftest import QUIET, ROOT, Command, scenario
 
 IMAGES, BATCH = 24, 4
-AT_PASS = {False: 60, True: 100}  # of a process: within the cascade of its second batch
+AT_PASS = {False: 80, True: 120}  # of a process: within the cascade of its second batch
 PATIENCE_SECONDS = 120
 
 

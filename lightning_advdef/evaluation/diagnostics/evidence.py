@@ -137,9 +137,9 @@ class Evidence:
 
 
 def _is_token(attack: Attack, stated: Mapping[Norm, float]) -> bool:
-    # 0.031 is often written for 8/255
-    least = 0.9 * stated.get(attack.norm, 0)
-    return isinstance(attack, FixedBudgetAttack) and (attack.eps <= 0 or attack.eps < least)
+    if not isinstance(attack, FixedBudgetAttack):
+        return False
+    return attack.eps <= 0 or attack.eps < 0.9 * stated.get(attack.norm, 0)  # 0.031 is often written for 8/255
 
 
 def gain(weaker: Tensor, stronger: Tensor, threshold: float) -> tuple[float, bool]:
