@@ -82,7 +82,7 @@ def judge(network: nn.Module, batch: Batch, adversarial: Tensor, setting: Settin
     )
     sizes = lp_norm(adversarial - batch.images, setting.norm)
     pixels = ((adversarial >= -_PIXEL_TOLERANCE) & (adversarial <= 1 + _PIXEL_TOLERANCE)).flatten(1).all(dim=1)
-    allowed = pixels if CASES[setting.attack].minimal else pixels & within_budget(sizes, setting.eps)
+    allowed = pixels if CASES[setting.attack].minimal else pixels & within_budget(sizes, setting.eps, setting.norm)
     robust = clean & (attacked | ~allowed)
     smallest = torch.where(clean, torch.where(robust, torch.inf, sizes), 0.0)
     return Judged(robust, smallest, int((~allowed).sum()))

@@ -59,7 +59,7 @@ class FirstBreak(FullGradient):
         with torch.no_grad():
             rows = rng.rows
             self.calls[rows] += 1
-            inside = within_budget(lp_norm(images - self.clean[rows], self.norm), self.eps)
+            inside = within_budget(lp_norm(images - self.clean[rows], self.norm), self.eps, self.norm)
             broken = inside & (logits[0].argmax(dim=1) != self.labels[rows]) & (self.first[rows] == 0)
             self.first[rows] = torch.where(broken, self.calls[rows], self.first[rows])
         return logits

@@ -23,15 +23,13 @@ from lightning_advdef.types import Eps, Norm
 Needs = Literal["gradients", "scores", "nothing"]
 
 _NORMALISED = 2  # pixels above, and none below 0, are of 0..255; normalised ones are on both sides of 0
+# float32 rounding of x + perturbation: of one pixel, and summed over all, relative to the budget and absolute
 LINF_TOLERANCE = 1e-6
-BUDGET_TOLERANCE = 1e-5  # float32 rounding of x + perturbation, relative to the budget and absolute
+BUDGET_TOLERANCE = 1e-5
 
 
-def within_budget(sizes: Tensor, eps: float, norm: Norm | None = None) -> Tensor:
-    """Whether each size ``(N,)`` is at most ``eps``, up to float32 rounding of the perturbed images.
-
-    In linf no rounding adds up and 1e-6 is enough; without a norm the tolerance is that of the others.
-    """
+def within_budget(sizes: Tensor, eps: float, norm: str) -> Tensor:
+    """Whether each size ``(N,)`` in that norm is at most ``eps``, up to float32 rounding of the perturbed images."""
     if norm == "linf":
         return sizes <= eps + LINF_TOLERANCE
     return sizes <= eps * (1 + BUDGET_TOLERANCE) + BUDGET_TOLERANCE

@@ -29,6 +29,6 @@ def worst_within(rows: Mapping[str, Tensor], scenarios: Sequence[str], norm: Nor
     """
     columns = []
     for name in scenarios:
-        inside = within_budget(rows[f"{name}/{norm}"], eps)
+        inside = within_budget(rows[f"{name}/{norm}"], eps, norm)
         columns.append(torch.where(inside, robust(rows, name), rows["clean/correct"]))
     return worst_case(torch.stack(columns))
