@@ -128,9 +128,10 @@ def test_strict_and_fast_agree_on_every_verdict(references):
         np.testing.assert_array_equal(fast[f"{name}/correct"], strict[f"{name}/correct"], err_msg=name)
 
 
-def test_fast_spends_fewer_passes(references):
+def test_both_modes_book_the_passes_that_an_image_needs(references):
     fast, strict = references[False][1], references[True][1]
-    assert fast["pgd/forward"].sum() < strict["pgd/forward"].sum()
+    np.testing.assert_array_equal(fast["pgd/forward"], strict["pgd/forward"])
+    assert strict["pgd/forward"].max() > strict["pgd/forward"].min()
 
 
 def command_on_two(runs):
