@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
@@ -28,7 +29,8 @@ from lightning_advdef.types import Eps
 
 _TRUSTED = ("lightning_advdef.", "torch.optim.", "torchvision.")
 _PLAIN = (str, int, float, bool, NoneType, Eps, Path, ...)
-_CONTAINERS = (Union, UnionType, list, tuple, dict, Sequence, Mapping)
+_CONTAINERS = (Union, UnionType, list, tuple, set, dict, Sequence, Mapping)
+_WORDS = re.compile(r"[\w -]*")  # no dot, which an import needs, and no quotation mark, behind which one may hide
 _DROPPED = object()
 # of buffers that hold what calibration finds; other runs' weights do without them
 _CALIBRATED = "calibrated_"
@@ -270,10 +272,10 @@ def _build(defense_class: type, settings: Mapping[str, Any]) -> Any:
 def _refuse_unknown(value: Any, annotation: Any, classes: Mapping[str, Any], path: str | Path) -> None:
     """Walks a description before any of it is built, and refuses names that nobody vouched for.
 
-    Where a class or a function may stand, any text is taken for the name of one: a description also holds it in the
-    form of text, and the parser would import what that says.
+    Where a class or a function may stand, any text but plain words is taken for the name of one: a description also
+    holds it in the form of text, and the parser would import what that says.
     """
-    if isinstance(value, str) and not _is_plain(annotation):
+    if isinstance(value, str) and not _WORDS.fullmatch(value) and not _is_plain(annotation):
         _find(value, classes, path)
     elif isinstance(value, list | tuple | set):
         for item in value:

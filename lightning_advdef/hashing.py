@@ -18,6 +18,7 @@ from torch import nn
 
 import lightning_advdef
 from lightning_advdef.attacks import Surrogate
+from lightning_advdef.files import file_hash
 
 _ROOT = Path(lightning_advdef.__file__).parent
 _WITHOUT_RESULTS = ("distillation", "evaluation/reporting", "export")  # they read results or networks, and make none
@@ -126,4 +127,4 @@ def _own_hash(path: Any) -> dict[str, str]:
 
 @cache
 def _file_hash(path: str, modified: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_hash(path)

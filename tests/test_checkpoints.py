@@ -161,6 +161,7 @@ def make(spec: ImageSpec) -> Classifier:
         {"network": "foreign_code.make"},
         {"network": {"class_path": "foreign_code.make"}},
         {"network": '{"class_path": "foreign_code.make"}'},
+        {"network": '{"class_path": "foreign_code\\u002emake"}'},
         {"network.class_path": "foreign_code.make"},
         {"network": {"class_path": "lightning_advdef.models.MLP", "dict_kwargs": {"hidden": "foreign_code.make"}}},
         {"optimizer": "foreign_code.make"},
@@ -180,7 +181,7 @@ def test_code_that_a_file_names_is_refused_and_not_imported(tmp_path, foreign_co
     content["network"] = {"class_path": "lightning_advdef.models.MLP"}
     state = StandardModule(MLP, spec="digits").state_dict()
     torch.save({"state_dict": state, "hyper_parameters": content | settings}, tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=r"a\.ckpt names .*(foreign_code\.make|cli\.).*classes="):
+    with pytest.raises(CheckpointError, match=r"a\.ckpt names .*(foreign_code(\.|\\+u002e)make|cli\.).*classes="):
         load_defense(tmp_path / "a.ckpt")
     assert not foreign_code.exists()
 
@@ -202,13 +203,13 @@ def test_a_function_that_a_file_names_is_called_if_vouched_for(tmp_path, foreign
 class Named(StandardModule):
     """Takes texts that are no names of classes, some of them by way of its base class."""
 
-    def __init__(self, layer: str | None, parts: list[str], order: Literal["a.b", "c"], **settings):
+    def __init__(self, layer: str | None, parts: list[str], order: Literal["a.b", "c"], mode="soft", **settings):
         super().__init__(**settings)
-        self.texts = (layer, parts, order)
+        self.texts = (layer, parts, order, mode)
 
 
 def test_texts_that_look_like_names_load_where_only_text_fits(tmp_path):
-    texts = {"layer": "features.group0", "parts": ["os.system"], "order": "a.b"}
+    texts = {"layer": "features.group0", "parts": ["os.system"], "order": "a.b", "mode": "very soft"}
     save_defense(Named(network=MLP, spec="digits", **texts), tmp_path / "a.ckpt")
     assert load_defense(tmp_path / "a.ckpt", classes=[Named]).texts == tuple(texts.values())
 

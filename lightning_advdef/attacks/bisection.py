@@ -75,6 +75,8 @@ class Bisection(MinimalNormAttack):
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[wanted]
+        if not len(rows):  # networks may not take a batch of no images
+            return images
         with surrogate.enlisting(wanted):
             found = self._bisect(surrogate, images[rows], goal[rows], rng[rows])
         return torch.where(per_image(wanted), images.index_copy(0, rows, found), images)
@@ -86,6 +88,8 @@ class Bisection(MinimalNormAttack):
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
             rows = rows[fooled]
+        if not len(rows):
+            return adversarial
         with surrogate.enlisting(fooled):
             narrowed = self._narrow(surrogate, images[rows], goal[rows], rng[rows], adversarial[rows], largest[rows])
         adversarial[rows] = torch.where(per_image(fooled[rows]), narrowed, adversarial[rows])

@@ -96,7 +96,7 @@ class AttackInParts(FixedBudgetAttack):
         attacked: Tensor,
     ) -> Tensor:
         """Adversarial images of one part; their verdicts and passes go to the ledger."""
-        before, enlisted = surrogate.spent(rng), surrogate.enlisted
+        before = surrogate.spent(rng)
         found = images.clone()
         columns = ["correct", "correct_or_rejected"] if hasattr(surrogate.defense, "rejects") else ["correct"]
         verdict = {column: images.new_full((len(images),), torch.nan) for column in columns}
@@ -104,19 +104,18 @@ class AttackInParts(FixedBudgetAttack):
         if not surrogate.fixed_shape:
             rows = rows[attacked]
         if attacked.any():
-            if surrogate.fixed_shape:
-                surrogate.enlisted = attacked if enlisted is None else attacked & enlisted
-            result = attack.clip(attack.perturb(surrogate, images[rows], goal[rows], rng[rows].stream("part", name)))
-            if not result.isfinite().all():
-                surrogate.refuse_nan()  # which says so where the network is to blame
-            attack.verify(result, images[rows])
-            inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps, self.norm)
-            found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
-            judged = self._verdict(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
+            with surrogate.enlisting(attacked):
+                part = rng[rows].stream("part", name)
+                result = attack.clip(attack.perturb(surrogate, images[rows], goal[rows], part))
+                if not result.isfinite().all():
+                    surrogate.refuse_nan()  # which says so where the network is to blame
+                attack.verify(result, images[rows])
+                inside = within_budget(lp_norm(result - images[rows], self.norm), self.eps, self.norm)
+                found[rows] = torch.where(per_image(inside), result.detach(), images[rows])
+                judged = self._verdict(surrogate, found[rows], goal[rows], rng[rows].stream("verdict", name))
             for column, share in judged.items():
                 verdict[column][rows] = share
                 verdict[column][~attacked] = torch.nan
-            surrogate.enlisted = enlisted
         surrogate.ledger |= {f"{name}/{column}": share for column, share in verdict.items()}
         for kind, now in surrogate.spent(rng).items():
             surrogate.ledger[f"{name}/{kind}"] = now - before[kind]

@@ -20,7 +20,7 @@ from lightning_advdef.data.claims import Claims
 from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.diagnostics.probes import first_look, sample
 from lightning_advdef.evaluation.examples import examples_of
-from lightning_advdef.evaluation.fingerprint import data_hash, described_loader, fingerprint
+from lightning_advdef.evaluation.fingerprint import all_batches, described_loader, fingerprint
 from lightning_advdef.evaluation.gallery import Gallery
 from lightning_advdef.evaluation.judge import Judge, JudgeSettings, Search
 from lightning_advdef.evaluation.result import make_result
@@ -66,12 +66,6 @@ def _require_one_loader(batches: Sequence[int | float]) -> None:
         )
 
 
-def _all_batches(trainer: Trainer) -> bool:
-    """Whether a test sees every batch."""
-    limit = trainer.limit_test_batches  # an int counts batches, 1.0 means all of them
-    return isinstance(limit, float) and limit == 1
-
-
 def _gather(trainer: Trainer, kept: list[Rows]) -> Rows:
     """Rows of all processes, each image once."""
     parts: list[Any] = [kept]
@@ -83,7 +77,8 @@ def _gather(trainer: Trainer, kept: list[Rows]) -> Rows:
 
 def _weights_file(trainer: Trainer, pl_module: LightningModule) -> dict[str, str | None]:
     """Path and hash of the file that the weights under test were loaded from, None without one."""
-    path = trainer.ckpt_path or getattr(pl_module, "weights", None)
+    trained = trainer.global_step > 0  # from those weights on
+    path = trainer.ckpt_path or (None if trained else getattr(pl_module, "weights", None))
     if not isinstance(path, str | Path) or not Path(path).is_file():
         return {"path": None, "sha256": None}
     return {"path": str(path), "sha256": file_hash(path)}
@@ -170,7 +165,7 @@ class RobustnessEvaluation(Callback):
         """Has the images of a test handed out to whichever process is free, unless only some batches are wanted."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, DataModule):
-            claimed = stage == "test" and self.judges_test_images and _all_batches(trainer)
+            claimed = stage == "test" and self.judges_test_images and all_batches(trainer.limit_test_batches)
             settings = self.settings
             data.claims = Claims(settings.batch_size, shrink=not settings.strict) if claimed else None
 
@@ -189,7 +184,8 @@ class RobustnessEvaluation(Callback):
         if not self._store.complete:
             loader, diagnostics = trainer.test_dataloaders, self.diagnostics
             # of a part of the data set, only the images that are wanted are looked at
-            look = first_look(loader, trainer.strategy.batch_to_device) if _all_batches(trainer) else None
+            whole = all_batches(trainer.limit_test_batches)
+            look = first_look(loader, trainer.strategy.batch_to_device) if whole else None
             if look is not None:
                 judge.look_for_randomness(look)
             self._judging = Judging(judge, trainer, loader, self._store, judged, self.progress, diagnostics)
@@ -282,8 +278,7 @@ class RobustnessEvaluation(Callback):
             )
         name = self.write.replace("/", "_")
         judge = Judge(pl_module, wanted, self.settings, cache=self.cache)
-        images = data_hash(getattr(trainer.predict_dataloaders, "dataset", None))
-        read = described_loader(trainer) | {"images": images, "batches": trainer.limit_predict_batches}
+        read = described_loader(trainer, trainer.predict_dataloaders, trainer.limit_predict_batches)
         path = self._folder(trainer) / f"adversarial_{name}.npz"
         self._writer = AdversarialWriter(self.write, path, fingerprint(read, pl_module, judge), self.overwrite)
         self._judging = Judging(judge, trainer, trainer.predict_dataloaders, progress=self.progress)
@@ -309,7 +304,8 @@ class RobustnessEvaluation(Callback):
         if store is not None:
             store.mark_failed(trainer.global_rank)
         self._end()
-        if store and judging and trainer.is_global_zero and isinstance(exception, KeyboardInterrupt):
+        stopped = isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero
+        if stopped and store and judging and not store.complete:
             total = "" if judging.total is None else f" of {judging.total}"
             print(f"interrupted: {len(store.judged())}{total} images are judged, the same command goes on")
 
@@ -327,7 +323,8 @@ class RobustnessEvaluation(Callback):
     def _open_store(self, trainer: Trainer, pl_module: LightningModule, judge: Judge) -> tuple[ResultStore, set[int]]:
         """The store, and which images it holds before any process adds to them."""
         folder = self._folder(trainer)
-        identity = fingerprint(described_loader(trainer), pl_module, judge)
+        read = described_loader(trainer, trainer.test_dataloaders, trainer.limit_test_batches)
+        identity = fingerprint(read, pl_module, judge)
         if trainer.is_global_zero:
             shards = folder / "shards"
             again = is_started_again(shards) or is_tried_again(shards)  # what is there is then of this evaluation
@@ -354,7 +351,8 @@ class RobustnessEvaluation(Callback):
     def _diagnose_again(self, trainer: Trainer, pl_module: LightningModule, store: ResultStore) -> None:
         """Adds what a finished evaluation was spared, if it is wanted now; its numbers stay."""
         told = store.result()
-        if told["probed"] or not self.diagnostics or self._judge is None:
+        # the others would wait in a collective, which times out
+        if told["probed"] or not self.diagnostics or self._judge is None or trainer.world_size > 1:
             return
         rows = read_rows(store.npz_path)
         probed = sample(trainer.test_dataloaders, rows, trainer.strategy.batch_to_device)

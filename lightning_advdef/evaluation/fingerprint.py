@@ -76,19 +76,29 @@ def fingerprint(data: Mapping[str, Any], module: nn.Module, judge: Judge) -> dic
     }
 
 
-def described_loader(trainer: Trainer) -> dict[str, Any]:
-    """The test images of a Trainer as plain values."""
+def described_loader(trainer: Trainer, loader: Any, limit: int | float) -> dict[str, Any]:
+    """The images of a Trainer's loader as plain values.
+
+    Args:
+        trainer: Who reads them.
+        loader: Of the test or the prediction.
+        limit: How many batches of it are read, as Lightning counts them.
+    """
     data = getattr(trainer, "datamodule", None)
     named = {name: getattr(data, name) for name in ("spec", "limit", "seed") if hasattr(data, name)}
-    loader, limit = trainer.test_dataloaders, trainer.limit_test_batches
     images = data_hash(getattr(loader, "dataset", None))
     described = {"class": type(data).__qualname__, **plain(named), "images": images, "batches": limit}
-    if isinstance(limit, int) or limit != 1:  # an int counts batches, 1.0 means all of them
+    if not all_batches(limit):
         size = getattr(loader, "batch_size", None) or getattr(
             getattr(loader, "batch_sampler", None), "batch_size", None
         )
         described["batch_size"] = size and size * trainer.world_size
     return described
+
+
+def all_batches(limit: int | float) -> bool:
+    """Whether a Trainer's limit lets every batch through: an int counts batches, 1.0 means all of them."""
+    return isinstance(limit, float) and limit == 1
 
 
 def described_images(images: Tensor, labels: Tensor, indices: Tensor) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lightning_advdef.attacks import Attack
 from lightning_advdef.attacks.base import attack_mode, check_images
 from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.attacks.verdict import exact_arithmetic
+from lightning_advdef.evaluation.diagnostics.probes import PROBED
 from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.suites import read_scenarios
@@ -69,7 +70,9 @@ def require_logits(model: nn.Module, batch: Batch, device: torch.device, setting
         ValueError: If it gives no logits ``(N, K)`` of at least two classes, or probabilities, or a label is no class.
     """
     name = type(model).__name__
-    images, indices = (tensor[: settings.batch_size].to(device) for tensor in (batch.images, batch.indices))
+    images, indices = (
+        tensor[: min(PROBED, settings.batch_size)].to(device) for tensor in (batch.images, batch.indices)
+    )
     with attack_mode(model), torch.no_grad(), exact_arithmetic():
         logits: Any = as_defense(model)(images, SampleRNG.for_images(indices, settings.seed).stream("outputs"))
     got = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

@@ -128,7 +128,7 @@ def _differing(attacks: Sequence[Mapping[str, Any]]) -> list[str]:
 def _told(attack: Mapping[str, Any], names: Sequence[str]) -> str:
     """Some settings of an attack, e.g. ``steps=10``; of the class its name."""
     settings = _flat(attack)
-    return ", ".join(f"{name}={settings.get(name)}".lstrip("=") for name in names)
+    return ", ".join(f"{name}={settings[name]}".lstrip("=") for name in names if name in settings)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -84,6 +84,8 @@ def test_images_of_a_different_run_are_not_replaced_unasked(advdef):
         predict(0.2)
     with pytest.raises(ResultFolderError, match="limit"):
         predict(0.1, "--data.limit=10")
+    with pytest.raises(ResultFolderError, match="batch_size"):
+        predict(0.1, "--trainer.limit_predict_batches=1")
     assert path.read_bytes() == first
     predict(0.2, "--overwrite")
     assert path.read_bytes() != first

@@ -11,7 +11,7 @@ from tests.toys import foreign_loader
 
 def described(limit, batch_size=8, world_size=1, loader=None):
     loader = loader or foreign_loader(batch_size=batch_size)
-    return described_loader(SimpleNamespace(test_dataloaders=loader, limit_test_batches=limit, world_size=world_size))
+    return described_loader(SimpleNamespace(world_size=world_size), loader, limit)
 
 
 @pytest.mark.parametrize("limit", [1, 0.5])

@@ -63,11 +63,12 @@ def was_run(evidence: Evidence, text: str) -> bool:
 
 
 def _factory(described: Any) -> SurrogateFactory | None:
-    """Makes the surrogate of a description; None for a class of somebody else."""
+    """Makes the surrogate of a description; None for a class of somebody else, or one that holds other objects."""
     described = {"class_path": described} if isinstance(described, str) else described
     kind = getattr(attacks, described["class_path"], None)
     settings = {key: _factory(value) if key == "of" else value for key, value in described.get("init_args", {}).items()}
-    return None if kind is None or settings.get("of", kind) is None else partial(kind, **settings)
+    holds_objects = any(isinstance(value, Mapping) for value in settings.values())
+    return None if kind is None or holds_objects or settings.get("of", kind) is None else partial(kind, **settings)
 
 
 def _settled(described: Any) -> Any:
