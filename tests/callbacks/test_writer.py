@@ -85,7 +85,7 @@ def test_images_of_a_different_run_are_not_replaced_unasked(advdef):
     with pytest.raises(ResultFolderError, match="limit"):
         predict(0.1, "--data.limit=10")
     with pytest.raises(ResultFolderError, match="batch_size"):
-        predict(0.1, "--trainer.limit_predict_batches=1")
+        predict(0.1, "--trainer.limit_predict_batches=0.5")
     assert path.read_bytes() == first
     predict(0.2, "--overwrite")
     assert path.read_bytes() != first
