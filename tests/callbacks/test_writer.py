@@ -84,7 +84,7 @@ def test_images_of_a_different_run_are_not_replaced_unasked(advdef):
         predict(0.2)
     with pytest.raises(ResultFolderError, match="limit"):
         predict(0.1, "--data.limit=10")
-    with pytest.raises(ResultFolderError, match="batch_size"):
+    with pytest.raises(ResultFolderError, match=r"data\.batches: 1\.0 there, 0\.5 now"):
         predict(0.1, "--trainer.limit_predict_batches=0.5")
     assert path.read_bytes() == first
     predict(0.2, "--overwrite")
