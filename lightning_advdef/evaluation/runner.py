@@ -58,10 +58,8 @@ class ScenarioRunner:
             Images and columns of the whole batch; clean images and no meaning in the columns where not attacked.
         """
         if self.surrogate.fixed_shape:
-            self.surrogate.enlisted = rows
-            found = self._cached(batch, rng, ledger)
-            self.surrogate.enlisted = None
-            return found
+            with self.surrogate.enlisting(rows):
+                return self._cached(batch, rng, ledger)
         # networks may not take a batch of no images; the result of the one that is not wanted is left out
         where = rows.nonzero().squeeze(1) if rows.any() else torch.zeros(1, dtype=torch.int64, device=rows.device)
         parts = Batch(*(tensor[where] for tensor in batch))
