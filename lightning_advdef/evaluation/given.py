@@ -17,7 +17,7 @@ from lightning_advdef.evaluation.diagnostics.probes import PROBED
 from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.suites import read_scenarios
-from lightning_advdef.models.outputs import refuse_probabilities
+from lightning_advdef.models.outputs import refuse_probabilities, require_classes
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -82,8 +82,4 @@ def require_logits(model: nn.Module, batch: Batch, device: torch.device, setting
             "wrap it in a module that returns them (for a single logit z, torch.cat([-z, z], dim=1))"
         )
     refuse_probabilities(name, logits)
-    if int(batch.labels.max()) >= logits.shape[1]:
-        raise ValueError(
-            f"labels go up to {int(batch.labels.max())}, but {name} knows classes 0 to {logits.shape[1] - 1}: give the "
-            "labels of the data that the network is made for"
-        )
+    require_classes(name, logits.shape[1], int(batch.labels.max()))

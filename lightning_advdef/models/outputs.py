@@ -20,3 +20,21 @@ def refuse_probabilities(name: str, logits: Tensor) -> None:
     sums = logits.sum(dim=1)
     if logits.shape[1] > 1 and logits.min() >= 0 and (sums - 1).abs().max() < _ROUNDING:
         raise ValueError(f"{name} gives probabilities, which hide gradients from attacks: remove its last softmax")
+
+
+def require_classes(name: str, classes: int, largest_label: int) -> None:
+    """Refuses labels that the logits have no place for.
+
+    Args:
+        name: Of the network.
+        classes: Number of its logits.
+        largest_label: Of all images.
+
+    Raises:
+        ValueError: If the largest label is no class.
+    """
+    if largest_label >= classes:
+        raise ValueError(
+            f"labels go up to {largest_label}, but {name} knows classes 0 to {classes - 1}: give the labels of the "
+            "data that the network is made for"
+        )

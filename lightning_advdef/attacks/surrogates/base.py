@@ -14,6 +14,7 @@ from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.surrogates.passes import Passes
 from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.errors import NotANumberError
+from lightning_advdef.models.outputs import require_classes
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Access
 
@@ -172,12 +173,7 @@ class Surrogate(ABC):
         Raises:
             ValueError: If the largest label is none of them.
         """
-        classes = logits.shape[-1]
-        if self._largest_label >= classes:
-            raise ValueError(
-                f"labels go up to {self._largest_label}, but {type(self).__name__} knows classes 0 to {classes - 1}: "
-                "give the labels of the data that the network is made for"
-            )
+        require_classes(type(self).__name__, logits.shape[-1], self._largest_label)
         self.watch(logits)
 
     def start_watching(self, device: torch.device, largest_label: int = 0) -> None:
