@@ -1,10 +1,10 @@
 import pytest
 import torch
-from torch import nn
 
 from lightning_advdef.attacks import BIM, FGSM, PGD, Bisection, FullGradient, LowFrequency, Noise, Square, Targeted
 from lightning_advdef.attacks.lp_ball import lp_norm
 from tests.attacks.helpers import Recording, Strict, middle_images, random_linear, right
+from tests.toys import Flat
 
 
 @pytest.fixture
@@ -118,14 +118,6 @@ def test_it_needs_what_its_attack_needs_and_scores():
 def test_a_budget_beyond_the_pixel_box_is_refused(network, images, labels):
     with pytest.raises(ValueError, match="must lie in 0"):
         Bisection(PGD(1000.0, norm="l2", steps=2))(network, images, labels)
-
-
-class Flat(nn.Module):
-    """Cannot be asked about no images, as a view to ``(N, -1)`` cannot; dark images are of class 1."""
-
-    def forward(self, images):
-        score = 0.4 - images.view(len(images), -1).mean(dim=1)
-        return torch.stack([-score, score], dim=1)
 
 
 @pytest.mark.parametrize(("label", "eps"), [(0, 0.5), (1, 0.001)], ids=["wrong already", "resistant"])

@@ -20,7 +20,7 @@ from lightning_advdef.models import MLP
 from lightning_advdef.types import Batch
 from tests.attacks.helpers import ShortAutoAttack
 from tests.conftest import GOLDEN
-from tests.toys import NoisyInput
+from tests.toys import Flat, NoisyInput
 
 
 class Counting(nn.Module):
@@ -359,14 +359,6 @@ def test_images_to_look_at_decide_for_all_batches(batch):
     judge = Judge(Bright(), [])
     judge.look_for_randomness(batch)
     assert set(judge(Batch(*(tensor[:4] for tensor in batch)))["clean/stochastic"].tolist()) == {1}
-
-
-class Flat(nn.Module):
-    """Cannot be asked about no images, as a view to ``(N, -1)`` cannot."""
-
-    def forward(self, images):
-        score = 0.4 - images.view(len(images), -1).mean(dim=1)
-        return torch.stack([-score, score], dim=1)
 
 
 @pytest.mark.parametrize("attack", [FGSM(0.5), Cascade(attacks={"fgsm": FGSM(0.5)})])
