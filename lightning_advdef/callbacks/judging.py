@@ -14,7 +14,7 @@ from torch.utils.data import RandomSampler
 from lightning_advdef.attacks import MinimalNormAttack
 from lightning_advdef.callbacks.pictures import tensorboard
 from lightning_advdef.callbacks.progress import AttackProgress
-from lightning_advdef.callbacks.running import RunningScalars
+from lightning_advdef.callbacks.running import RunningView
 from lightning_advdef.data.claims import ClaimedBatches
 from lightning_advdef.evaluation.estimate import estimate
 from lightning_advdef.evaluation.gallery import Gallery
@@ -73,7 +73,7 @@ class Judging:
         if progress and trainer.is_global_zero and sys.stderr.isatty():
             bounded = [s.name for s in judge.scenarios if not isinstance(s.attack, MinimalNormAttack)]
             self._bar = AttackProgress(left, bounded)
-        self._scalars = self._open_scalars(trainer)
+        self._view = self._open_view(trainer)
         self._began = self._ready = time.perf_counter()
 
     def take(self, batch: Any) -> None:
@@ -126,22 +126,22 @@ class Judging:
             self._store.add(rows)
         if self._bar is not None:
             self._bar.judged(rows)
-        if self._scalars is not None:
-            self._scalars.judged(rows)
+        if self._view is not None:
+            self._view.judged(rows)
 
-    def _open_scalars(self, trainer: Trainer) -> RunningScalars | None:
+    def _open_view(self, trainer: Trainer) -> RunningView | None:
         """What TensorBoard shows of a test while it runs, of the first process; it goes on from rows that are there."""
-        if self._store is None or not trainer.is_global_zero:
+        if self._store is None or self._gallery is None or not trainer.is_global_zero:
             return None
         logger = tensorboard(trainer)
         if logger is None:
             return None
-        scalars = RunningScalars(logger.experiment, [scenario.name for scenario in self.judge.scenarios])
+        view = RunningView(logger.experiment, self.judge, self._gallery)
         if self._judged:
             rows = self._store.gather()  # with what other processes have added since they began
             before = torch.isin(rows["index"], torch.tensor(sorted(self._judged)))
-            scalars.judged({name: column[before] for name, column in rows.items()})
-        return scalars
+            view.judged({name: column[before] for name, column in rows.items()})
+        return view
 
     def _announce(self, batch: Batch) -> None:
         """Says once, before the first batch, what the evaluation costs at most."""

@@ -37,23 +37,36 @@ def log_pictures(
     if logger is None:
         return
     step = trainer.global_step
-    metrics = headline(result)
+    metrics = {f"test/{name}": value for name, value in headline(result).items()}
     for name, value in metrics.items():
         logger.experiment.add_scalar(name, value, step)
+    drawn = figures(rows, result, scenarios, examples)
     for name, few in examples.items():
-        logger.experiment.add_figure(f"examples/{name}", image_grid([few]), step)
-        for kind, figure in _of_defense(trainer.lightning_module, few).items():
-            logger.experiment.add_figure(f"{kind}/{name}", figure, step)
-    for norm, chart in budget_charts({"": result}).items():
-        logger.experiment.add_figure(f"accuracy_against_eps/{norm}", draw(chart), step)
-    curves = curve_figure(rows, scenarios)
-    if curves is not None:
-        logger.experiment.add_figure("accuracy_against_norm", curves, step)
-    steps = steps_figure(rows, scenarios)
-    if steps is not None:
-        logger.experiment.add_figure("defense_steps", steps, step)
+        drawn |= {f"{kind}/{name}": figure for kind, figure in _of_defense(trainer.lightning_module, few).items()}
+    for name, figure in drawn.items():
+        logger.experiment.add_figure(name, figure, step)
     logger.log_hyperparams(_flat(plain(dict(trainer.lightning_module.hparams))), metrics)
     logger.experiment.flush()
+
+
+def figures(
+    rows: Rows, summary: Mapping[str, Any], scenarios: Sequence[Scenario], examples: Mapping[str, Examples]
+) -> dict[str, Figure]:
+    """Examples of each scenario, and the curves that there are, by tag.
+
+    Args:
+        rows: Columns of all images.
+        summary: What :func:`~lightning_advdef.evaluation.summary.summarise` makes of them.
+        scenarios: What was run.
+        examples: Images by scenario.
+    """
+    found = {f"examples/{name}": image_grid([few]) for name, few in examples.items()}
+    found |= {f"accuracy_against_eps/{norm}": draw(chart) for norm, chart in budget_charts({"": summary}).items()}
+    curves = {
+        "accuracy_against_norm": curve_figure(rows, scenarios),
+        "defense_steps": steps_figure(rows, scenarios),
+    }
+    return found | {name: curve for name, curve in curves.items() if curve is not None}
 
 
 def _of_defense(module: Any, examples: Examples) -> Mapping[str, Figure]:
@@ -82,15 +95,15 @@ def steps_figure(rows: Rows, scenarios: Sequence[Scenario]) -> Figure | None:
     return figure
 
 
-def headline(result: Mapping[str, Any]) -> dict[str, float]:
+def headline(summary: Mapping[str, Any]) -> dict[str, float]:
     """The numbers by which runs are compared."""
-    metrics = {"test/clean_accuracy": result["clean_accuracy"]["value"]}
-    for scenario in result["scenarios"]:
-        metrics[f"test/robust_accuracy/{scenario['name']}"] = scenario["robust_accuracy"]["value"]
+    metrics = {"clean_accuracy": summary["clean_accuracy"]["value"]}
+    for scenario in summary["scenarios"]:
+        metrics[f"robust_accuracy/{scenario['name']}"] = scenario["robust_accuracy"]["value"]
         if "rho" in scenario:
-            metrics[f"test/rho/{scenario['name']}"] = scenario["rho"]
-    for case in result["worst_case"]:
-        metrics[f"test/{worst_case_name(case['norm'], case['eps'])}"] = case["accuracy"]["value"]
+            metrics[f"rho/{scenario['name']}"] = scenario["rho"]
+    for case in summary["worst_case"]:
+        metrics[worst_case_name(case["norm"], case["eps"])] = case["accuracy"]["value"]
     return metrics
 
 

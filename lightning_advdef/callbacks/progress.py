@@ -8,8 +8,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lightning_advdef.callbacks.running import RunningAccuracies
-from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.evaluation.rows import Rows, robust
 from lightning_advdef.messages import TERMINAL
 
 
@@ -24,6 +23,31 @@ class _Bar(Progress):
             yield Text(self.below, style="dim")
 
 
+class RobustSoFar:
+    """Robust accuracies of the images of several batches.
+
+    Args:
+        scenarios: Names of the scenarios to count in.
+
+    Attributes:
+        images: Number of images so far.
+    """
+
+    def __init__(self, scenarios: Sequence[str]) -> None:
+        self.images = 0
+        self._right = dict.fromkeys(scenarios, 0.0)
+
+    def add(self, rows: Rows) -> None:
+        """Counts more images; they must not be among those before."""
+        self.images += len(rows["index"])
+        for name in self._right:
+            self._right[name] += float(robust(rows, name).sum())
+
+    def accuracies(self) -> dict[str, float]:
+        """Robust accuracy in [0, 1] by name of the scenario; there must be an image."""
+        return {name: right / self.images for name, right in self._right.items()}
+
+
 class AttackProgress:
     """A bar over the images, with the robust accuracy of each scenario so far below it.
 
@@ -34,7 +58,7 @@ class AttackProgress:
     """
 
     def __init__(self, images: int | None, scenarios: Sequence[str], console: Console | None = None) -> None:
-        self.so_far = RunningAccuracies(scenarios)
+        self.so_far = RobustSoFar(scenarios)
         self.bar = _Bar(
             TextColumn("attacking"),
             BarColumn(),
@@ -51,7 +75,7 @@ class AttackProgress:
     def judged(self, rows: Rows) -> None:
         """Some images were judged in every scenario."""
         self.so_far.add(rows)
-        found = [f"{name} {100 * accuracy:.1f}%" for name, accuracy in self.so_far.robust.items()]
+        found = [f"{name} {100 * accuracy:.1f}%" for name, accuracy in self.so_far.accuracies().items()]
         self.bar.below = "robust so far: " + "  ".join(found) if found else ""
         self.bar.update(self.task, completed=self.so_far.images)
 

@@ -368,7 +368,7 @@ class RobustnessEvaluation(Callback):
         probed = sample(trainer.test_dataloaders, rows, trainer.strategy.batch_to_device) if self.diagnostics else None
         result = make_result(rows, judge, str(pl_module.device), trainer.world_size, probed)
         gallery = Gallery(judge.scenarios, store.folder / GALLERY_FILE)
-        gallery.leave_out_stale(rows)
+        gallery.kept = gallery.holding(rows)
         for path in store.galleries():
             gallery.join(path)
         gallery.save()

@@ -77,17 +77,19 @@ class Gallery:
             if name in self._scenarios:
                 self._add(name, kept)
 
-    def leave_out_stale(self, rows: Rows) -> None:
-        """Drops what an earlier evaluation kept and the rows do not say any more: a part that was added broke it.
+    def holding(self, rows: Rows) -> dict[str, Kept]:
+        """What was kept of these images, and as the rows have it: a part that was added may have broken one since.
 
         Args:
-            rows: Columns of all images, sorted by index.
+            rows: Columns of the images, sorted by index.
         """
+        found = {}
         for name, kept in self.kept.items():
             places = torch.searchsorted(rows["index"], kept.indices).clamp_max(len(rows["index"]) - 1)
             same = robustness_score(rows, self._scenarios[name])[places] == kept.score
             holds = same & (rows["index"][places] == kept.indices)
-            self.kept[name] = Kept(*(column[holds] for column in kept))
+            found[name] = Kept(*(column[holds] for column in kept))
+        return found
 
     def _add(self, scenario: str, more: Kept) -> None:
         if scenario in self.kept:

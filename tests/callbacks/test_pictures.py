@@ -8,24 +8,29 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_advdef.callbacks.pictures import curve_figure
-from lightning_advdef.callbacks.progress import AttackProgress
-from tests.conftest import scenario
+from lightning_advdef.callbacks.progress import AttackProgress, RobustSoFar
+from tests.conftest import result_of, scenario
 
 
 @pytest.fixture
-def events(advdef):
-    folder = advdef.digits("test", scenarios=[scenario("pgd", "PGD", eps=0.1, steps=2), scenario("df", "DeepFool")])
-    accumulator = EventAccumulator(str(folder))
+def tested(advdef):
+    return advdef.digits("test", scenarios=[scenario("pgd", "PGD", eps=0.1, steps=2), scenario("df", "DeepFool")])
+
+
+@pytest.fixture
+def events(tested):
+    accumulator = EventAccumulator(str(tested))
     accumulator.Reload()
     return accumulator
 
 
-def test_event_file_holds_numbers_pictures_and_a_curve(events):
+def test_event_file_holds_numbers_pictures_and_a_curve(tested, events):
     tags = events.Tags()
     expected = {"test/clean_accuracy", "test/robust_accuracy/pgd", "test/rho/df", "test/worst_case_accuracy/linf_0.1"}
     assert expected <= set(tags["scalars"])
     assert set(tags["images"]) == {"examples/pgd", "examples/df", "accuracy_against_norm"}
-    assert 0 <= events.Scalars("test/robust_accuracy/pgd")[-1].value <= 1
+    stated = {each["name"]: each["robust_accuracy"]["value"] for each in result_of(tested)[0]["scenarios"]}
+    assert events.Scalars("test/robust_accuracy/pgd")[-1].value == pytest.approx(stated["pgd"])
     assert events.Images("examples/pgd")[0].encoded_image_string.startswith(b"\x89PNG")
 
 
@@ -59,6 +64,13 @@ def test_bar_counts_images_and_shows_robust_accuracy_below_it():
     bar.close()
     assert "robust so far: a 100.0%  b 0.0%" in output.getvalue()
     assert "4/4" in output.getvalue()
+
+
+def test_an_image_that_is_wrong_without_an_attack_is_not_robust():
+    so_far = RobustSoFar(["a"])
+    so_far.add({"index": torch.arange(2), "clean/correct": torch.tensor([1.0, 0.0]), "a/correct": torch.ones(2)})
+    so_far.add({"index": torch.arange(2, 4), "clean/correct": torch.ones(2), "a/correct": torch.tensor([0.5, 0.0])})
+    assert (so_far.images, so_far.accuracies()) == (4, {"a": 0.375})
 
 
 def test_many_scenarios_wrap_instead_of_pushing_the_bar_out():

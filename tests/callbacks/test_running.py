@@ -9,7 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_advdef.attacks import FGSM
 from lightning_advdef.callbacks.judging import Judging
-from lightning_advdef.callbacks.running import RunningAccuracies
 from lightning_advdef.evaluation import Judge, Scenario
 from lightning_advdef.evaluation.judge import JudgeSettings
 from lightning_advdef.evaluation.rows import robust
@@ -17,14 +16,10 @@ from lightning_advdef.evaluation.store import ResultStore, join_rows
 from tests.toys import Foreign, foreign_loader
 
 CLEAN, ROBUST = "running/clean_accuracy", "running/robust_accuracy/fgsm"
+FGSM_ALONE = (Scenario("fgsm", FGSM(eps=0.1)),)
 
 
-def judge():
-    torch.manual_seed(0)
-    return Judge(Foreign(), [Scenario("fgsm", FGSM(eps=0.1))], JudgeSettings(batch_size=8))
-
-
-def pass_of(folder, events, rank=0, judged=frozenset()):
+def pass_of(folder, events, rank=0, judged=frozenset(), scenarios=FGSM_ALONE):
     """The judging of one process, its store in ``folder``, its events in ``folder/events``."""
     logger = TensorBoardLogger(folder, name=events, version="")
     trainer = SimpleNamespace(
@@ -32,7 +27,9 @@ def pass_of(folder, events, rank=0, judged=frozenset()):
     )
     store = ResultStore(folder, {})
     store.open()
-    return Judging(judge(), trainer, foreign_loader(20, batch_size=8), store, judged, progress=False, diagnostics=False)
+    torch.manual_seed(0)
+    judge = Judge(Foreign(), scenarios, JudgeSettings(batch_size=8))
+    return Judging(judge, trainer, foreign_loader(20, batch_size=8), store, judged, progress=False, diagnostics=False)
 
 
 def steps(folder, tag):
@@ -79,8 +76,25 @@ def test_other_processes_write_nothing(tmp_path):
     assert not (tmp_path / "events").exists()
 
 
-def test_an_image_that_is_wrong_without_an_attack_is_not_robust():
-    so_far = RunningAccuracies(["a"])
-    so_far.add({"index": torch.arange(2), "clean/correct": torch.tensor([1.0, 0.0]), "a/correct": torch.ones(2)})
-    so_far.add({"index": torch.arange(2, 4), "clean/correct": torch.ones(2), "a/correct": torch.tensor([0.5, 0.0])})
-    assert (so_far.images, so_far.clean, so_far.robust) == (4, 0.75, {"a": 0.375})
+def test_worst_case_curves_and_examples_can_be_seen_too_once_it_takes_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_advdef.callbacks.running.FIRST_PICTURES", 0.0)
+    pass_ = pass_of(tmp_path, "events", scenarios=[Scenario("fgsm", FGSM(eps=0.01), eps=[0.01, 0.3])])
+    images, *_ = next(iter(foreign_loader(20, batch_size=8)))
+    pass_.take([images, Foreign().eval()(images).argmax(1)])  # images that are wrong without an attack are not shown
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    tags = events.Tags()
+    examples = {f"running/examples/fgsm/eps{eps}" for eps in (0.01, 0.3)}
+    assert set(tags["images"]) == {"running/accuracy_against_eps/linf"} | examples
+    worst = events.Scalars("running/worst_case_accuracy/linf_0.3")
+    assert [(event.step, event.value) for event in worst] == [
+        (8, pytest.approx(float(robust(pass_.kept[0], "fgsm/eps0.3").mean())))
+    ]
+
+
+def test_a_short_test_draws_nothing_while_it_runs(tmp_path):
+    pass_ = pass_of(tmp_path, "events")
+    pass_.take(next(iter(foreign_loader(20, batch_size=8))))
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    assert events.Tags()["images"] == []
