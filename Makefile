@@ -17,7 +17,7 @@ BENCH_ATTACKS := --images 50 --seeds 1 --attacks FGSM BIM PGD MIM APGD APGD-DLR 
 
 ADVDEF := $(BIN)python -m lightning_advdef
 
-.PHONY: demo test test-all bench docs lint format clean
+.PHONY: demo test test-all test-gpu bench docs lint format clean
 
 demo: $(READY)
 	$(ADVDEF) fit -c configs/standard/digits.yaml --overwrite
@@ -33,6 +33,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)python -m pytest -m "not gpu"
+
+test-gpu: $(READY)
+	$(BIN)python -m pytest -m gpu
 
 bench: $(READY) $(PEERS)
 	$(BIN)python -m benchmarks.bench_data
