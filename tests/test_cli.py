@@ -226,7 +226,8 @@ def test_options_of_the_evaluation_are_found_again_in_the_result(advdef, tmp_pat
     evaluation = summary["fingerprint"]["evaluation"]
     assert (evaluation["search"], evaluation["rounded"]) == ("bfloat16", True)
     assert summary["flags"]["search"] == "bfloat16"
-    assert 0 <= summary["scenarios"][0]["rounded_accuracy"]["value"] <= 1
+    rounded = np.where(rows["clean/correct"] > 0, rows["pgd/rounded_correct"], 0)
+    assert summary["scenarios"][0]["rounded_accuracy"]["value"] == pytest.approx(rounded.mean())
     assert len(list((tmp_path / "cache").iterdir())) == 1
     again = result_of(advdef.digits("test", *options, scenarios=scenarios, name="again"))[1]
     assert all(np.array_equal(rows[name], again[name], equal_nan=True) for name in rows)

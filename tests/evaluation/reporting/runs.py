@@ -3,8 +3,12 @@
 import json
 
 import numpy as np
+import torch
 
+from lightning_advdef.attacks import PGD
+from lightning_advdef.evaluation.gallery import Gallery, Kept
 from lightning_advdef.evaluation.run import read_runs
+from lightning_advdef.evaluation.scenario import Scenario
 from tests.evaluation.results import attack_of, columns, minimal, write
 
 PASSES = {"forward": 3.0, "backward": 2.0}
@@ -56,6 +60,15 @@ def evaluated(folder, diagnostics=(), scenarios=(), config="", count=5):
     (folder / "robustness.json").write_text(json.dumps(result))
     if config:
         (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def with_pictures(folder):
+    """The same folder with pictures of ``gray``, as many as an evaluation keeps."""
+    gallery = Gallery([Scenario("gray", PGD(eps=0.1))], folder / "examples.npz")
+    images = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)).half()
+    gallery.kept["gray"] = Kept(torch.arange(8) % 5, torch.zeros(8), images, torch.zeros_like(images))
+    gallery.save()
     return folder
 
 

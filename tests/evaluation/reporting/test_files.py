@@ -6,14 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-import torch
 
 from lightning_advdef.__main__ import run
-from lightning_advdef.attacks import PGD
 from lightning_advdef.errors import ResultFolderError
-from lightning_advdef.evaluation.gallery import Gallery, Kept
-from lightning_advdef.evaluation.scenario import Scenario
-from tests.evaluation.reporting.runs import CLEAR, RAISED, bounded, evaluated
+from tests.evaluation.reporting.runs import CLEAR, RAISED, bounded, evaluated, with_pictures
 
 AUTOATTACK = bounded("aa", "white", 8 / 255, (True, True, False, False, False), attack="AutoAttack")
 
@@ -107,15 +103,12 @@ class Tags(HTMLParser):
 
 def test_page_needs_no_network_and_holds_every_section(tmp_path, report):
     folders = [evaluated(tmp_path / name, diagnostics=[RAISED]) for name in ("a", "b")]
-    kept = Kept(torch.tensor([0, 3]), torch.zeros(2), torch.rand(2, 3, 4, 4).half(), torch.zeros(2, 3, 4, 4).half())
-    gallery = Gallery([Scenario("gray", PGD(eps=0.1))], folders[0] / "examples.npz")
-    gallery.kept["gray"] = kept
-    gallery.save()
+    with_pictures(folders[0])
     text = report(".html", *folders)
     page = Tags(text)
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert not re.search(r"@import|url\((?!#)", text)
-    assert sum(address.startswith("data:image/png") for address in page.addresses) == 6
+    assert sum(address.startswith("data:image/png") for address in page.addresses) == 24
     titles = re.findall(r"<h2>(.*?)</h2>", text)
     assert titles[0].startswith("Diagnostics")
     assert titles[1:] == [

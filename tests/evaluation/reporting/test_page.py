@@ -7,9 +7,10 @@ import shutil
 import subprocess
 
 import pytest
+from pypdf import PdfReader
 
 from lightning_advdef.__main__ import run
-from tests.evaluation.reporting.runs import RAISED, evaluated
+from tests.evaluation.reporting.runs import RAISED, evaluated, with_pictures
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -67,10 +68,12 @@ def browse(tmp_path):
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_page_does_not_scroll_sideways_and_the_console_stays_empty(tmp_path, browse, width):
-    long = evaluated(tmp_path / ("a_long_name_" * 8), diagnostics=[RAISED])
-    steps = "found.inner = innerWidth; found.scroll = document.documentElement.scrollWidth;"
+    long = with_pictures(evaluated(tmp_path / ("a_long_name_" * 8), diagnostics=[RAISED]))
+    steps = """
+    found.inner = innerWidth; found.scroll = document.documentElement.scrollWidth; found.n = document.images.length;
+    """
     found, console = browse(steps, long, evaluated(tmp_path / "b"), width=width)
-    assert found == {"scroll": width, "inner": width}
+    assert found == {"scroll": width, "inner": width, "n": 24}
     assert console == []
 
 
@@ -131,8 +134,22 @@ def test_page_follows_the_colours_of_the_system(tmp_path, arguments, name):
     assert corner < 64 if arguments else corner > 192
 
 
-def test_page_is_printed(tmp_path):
+def test_whole_page_is_printed_within_the_paper_and_without_what_one_clicks(tmp_path):
     page = tmp_path / "report.html"
-    run(["report", str(evaluated(tmp_path / "a")), "-o", str(page)])
+    folders = [with_pictures(evaluated(tmp_path / f"network_{letter}")) for letter in "abcdef"]
+    run(["report", *map(str, folders), "-o", str(page)])
     chromium(tmp_path, f"--print-to-pdf={tmp_path / 'report.pdf'}", page.as_uri())
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    printed, places = "", set()
+
+    def note(text, outer, inner, *_):
+        if text.strip():
+            places.add(inner[4] * outer[0] + inner[5] * outer[2] + outer[4])
+
+    for sheet in PdfReader(tmp_path / "report.pdf").pages:
+        printed += sheet.extract_text(visitor_text=note)
+        assert places
+        assert min(places) > 0
+        assert max(places) < sheet.mediabox.width - 20
+    assert all(heading in printed for heading in ("All numbers", "Curves", "Every image", "What the numbers rest on"))
+    assert all(folder.name in printed for folder in folders)
+    assert "right under every attack" not in printed
