@@ -90,7 +90,8 @@ def defense_costs_accuracy(evidence: Evidence) -> list[Finding]:
         return DEFENSE_COSTS_ACCURACY.findings([])
     deployed = evidence.rows["clean/correct"][evidence.probes.compared]
     found = gain(evidence.probes.undefended, deployed, DEFENSE_COSTS_ACCURACY.threshold)
-    return DEFENSE_COSTS_ACCURACY.findings([Measure(*found)])
+    remedy = suggestion.knowing(evidence, DEFENSE_COSTS_ACCURACY.name)  # what the price buys
+    return DEFENSE_COSTS_ACCURACY.findings([Measure(*found, next=remedy)])
 
 
 def no_adaptive_attack(evidence: Evidence) -> list[Finding]:

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_advdef.attacks import PGD, FullGradient, Square, Undefended
@@ -185,7 +186,11 @@ def test_images_that_the_purifier_makes_wrong_are_raised(purifier, expected):
         some_digits(64)[0],
     )
     labels = defense.classifier(images).argmax(dim=1)
-    assert finding("defense_costs_accuracy", defense, images, labels)["status"] == expected
+    told = finding("defense_costs_accuracy", defense, images, labels)
+    assert told["status"] == expected
+    if expected == "raised":  # what the price buys is what an attacker leaves who knows the defense
+        (asked,) = yaml.safe_load(told["next"])
+        assert asked["surrogate"] == "adaptive"
 
 
 def test_passes_are_those_that_are_told():
