@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -90,6 +91,8 @@ class AdvDefCLI(LightningCLI):
     """``advdef fit | validate | test | predict`` with one run folder ``<runs>/<name>``."""
 
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
+        words = sys.argv[1:] if args is None else args
+        self._asked = words[0] if isinstance(words, list) and words else None
         super().__init__(
             DefenseModule,
             DataModule,
@@ -118,6 +121,12 @@ class AdvDefCLI(LightningCLI):
         parser = super().init_parser(**kwargs)
         parser.parse_path = partial(_parse_file, parser.parse_path)
         return parser
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Options of the command that was asked for; what others take would be half of the time of reading it."""
+        if self._asked in self.subcommands() and self._asked != subcommand:
+            return self.init_parser(**kwargs)
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder and the evaluation, and hands the data set's name to the model."""

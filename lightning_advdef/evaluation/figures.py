@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_advdef.evaluation.chart import Chart, Curve, front, write_csv
 from lightning_advdef.evaluation.examples import Examples
@@ -185,14 +190,31 @@ def _image_rows(figure: SubFigure, examples: Examples, columns: int) -> None:
     scale = difference.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
     rows = (examples.clean, examples.adversarial.clamp(0, 1), difference / scale / 2 + 0.5)
     figure.suptitle(examples.title, fontsize="medium")
-    axes = figure.subplots(3, columns, squeeze=False)
-    for axis in axes.flat:
+    axes = figure.subplots(3, 1)
+    for axis, title, pictures in zip(axes, ("clean", "adversarial", "difference"), rows, strict=True):
         axis.axis("off")
-    for row, (title, pictures) in enumerate(zip(("clean", "adversarial", "difference"), rows, strict=True)):
-        for axis, picture in zip(axes[row], pictures, strict=False):
-            axis.imshow(
-                picture.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-            )
-        axes[row, 0].text(-0.12, 0.5, title, rotation=90, ha="right", va="center", transform=axes[row, 0].transAxes)
-    for axis, classes, norm in zip(axes[1], examples.classes.tolist(), difference.flatten(1).norm(dim=1), strict=False):
-        axis.set_title("{}: {} → {}\n".format(*classes) + f"l2 {norm:.3g}", fontsize=8)
+        axis.imshow(_strip(pictures, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.text(-0.12 / columns, 0.5, title, rotation=90, ha="right", va="center", transform=axis.transAxes)
+    for number, (classes, norm) in enumerate(
+        zip(examples.classes.tolist(), difference.flatten(1).norm(dim=1), strict=True)
+    ):
+        text = "{}: {} → {}\n".format(*classes) + f"l2 {norm:.3g}"
+        place: dict[str, Any] = {"ha": "center", "va": "bottom", "transform": axes[1].transAxes}
+        axes[1].text((number + 0.5) / columns, 1.02, text, fontsize=8, **place)
+
+
+def _strip(pictures: Tensor, columns: int) -> NDArray[np.float32]:
+    """Images side by side on white, each in the middle of its column; one axis for all is drawn much faster.
+
+    Args:
+        pictures: Pixels in [0, 1], shape ``(N, C, H, W)``.
+        columns: At least N.
+
+    Returns:
+        Shape ``(H, columns * width of a column)``, with a last dimension of C unless that is one.
+    """
+    margin = max(1, pictures.shape[-1] // 16)
+    padded = pad(pictures, (margin, margin), value=1.0)
+    missing = padded.new_ones(columns - len(padded), *padded.shape[1:])
+    strip: NDArray[np.float32] = torch.cat([padded, missing]).permute(2, 0, 3, 1).flatten(1, 2).squeeze(-1).numpy()
+    return strip

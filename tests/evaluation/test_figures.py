@@ -1,5 +1,6 @@
 """Figures show the points of their charts."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,8 +80,12 @@ def test_images_have_three_rows_and_their_classes_and_norms():
     adversarial = clean.clone()
     adversarial[1, 0, 0] = 1.0
     figure = image_grid([Examples("pgd", clean, adversarial, torch.tensor([[3, 3, 3], [4, 4, 8]]))] * 2)
-    assert len(figure.axes) == 2 * 3 * 2
-    assert [axis.get_title() for axis in figure.axes[2:4]] == ["3: 3 → 3\nl2 0", "4: 4 → 8\nl2 1"]
+    assert len(figure.axes) == 2 * 3
+    assert [text.get_text() for text in figure.axes[1].texts] == ["adversarial", "3: 3 → 3\nl2 0", "4: 4 → 8\nl2 1"]
+    first, second = np.split(figure.axes[1].images[0].get_array(), 2, axis=1)
+    assert np.array_equal(first[:, 1:-1], clean[0].permute(1, 2, 0))
+    assert np.array_equal(second[:, 1:-1], adversarial[1].permute(1, 2, 0))
+    assert (first[:, [0, -1]] == 1).all()
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "csv"])
