@@ -1,7 +1,6 @@
 import pytest
-import torch
 
-from tests.attacks.helpers import make_network, middle_images, seeded
+from tests.attacks.helpers import make_network, middle_images, seeded, three_wrong
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +16,4 @@ def images():
 
 @pytest.fixture
 def labels(network, images):
-    """The network's own predictions, except that the last three images are misclassified."""
-    with torch.no_grad():
-        labels = network(images).argmax(dim=1)
-    labels[-3:] = (labels[-3:] + 1) % 4
-    return labels
+    return three_wrong(network, images)

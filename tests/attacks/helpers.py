@@ -40,11 +40,12 @@ class ShortAutoAttack(AutoAttack):
     """AutoAttack with few steps, targets and queries."""
 
     def parts(self):
-        short = {"steps": 4, "queries": 20, "targets": 2}
-        return {
-            name: replace(part, **{key: value for key, value in short.items() if hasattr(part, key)})
-            for name, part in super().parts().items()
-        }
+        short = {"steps": 4, "queries": 20, "targets": 2, "restarts": 2}
+        parts = {}
+        for name, part in super().parts().items():
+            less = {key: min(value, getattr(part, key)) for key, value in short.items() if hasattr(part, key)}
+            parts[name] = replace(part, **less)
+        return parts
 
 
 EXPORTED = [
@@ -58,9 +59,9 @@ SETTINGS = {
     APGD: [APGD(eps, norm, steps=8, restarts=2) for norm, eps in BUDGETS.items() if norm in APGD.norms]
     + [APGD(0.05, steps=8, loss="dlr", start=BIM(0.03, steps=2))],
     TargetedAPGD: [TargetedAPGD(eps, norm, steps=6) for norm, eps in BUDGETS.items() if norm in TargetedAPGD.norms],
-    FAB: [FAB(norm, steps=8) for norm in FAB.norms] + [FAB(steps=4, restarts=2, enough=0.03)],
-    TargetedFAB: [TargetedFAB(norm, steps=8) for norm in FAB.norms]
-    + [TargetedFAB("l2", steps=8, targets=2, enough=0.3)],
+    FAB: [FAB(norm, steps=5) for norm in FAB.norms] + [FAB(steps=3, restarts=2, enough=0.03)],
+    TargetedFAB: [TargetedFAB(norm, steps=4) for norm in FAB.norms]
+    + [TargetedFAB("l2", steps=4, targets=2, enough=0.3)],
     FGSM: [FGSM(eps, norm) for norm, eps in BUDGETS.items()],
     FGM: [FGM(eps, norm) for norm, eps in BUDGETS.items()],
     PGD: [PGD(eps, norm, steps=6, restarts=2) for norm, eps in BUDGETS.items()]
@@ -76,9 +77,9 @@ SETTINGS = {
     DDN: [DDN(steps=12), DDN(steps=12, gamma=0.2, levels=256)],
     FMN: [FMN(steps=12, norm=norm) for norm in FMN.norms],
     CarliniWagnerL2: [
-        CarliniWagnerL2(steps=20, search_steps=4, learning_rate=0.05, initial_const=0.1),
+        CarliniWagnerL2(steps=20, search_steps=2, learning_rate=0.05, initial_const=0.1),
         CarliniWagnerL2(
-            steps=12, search_steps=3, learning_rate=0.05, initial_const=10.0, confidence=0.5, abort_early=False
+            steps=12, search_steps=2, learning_rate=0.05, initial_const=10.0, confidence=0.5, abort_early=False
         ),
     ],
     CarliniWagnerLinf: [CarliniWagnerLinf(0.05, steps=6, learning_rate=0.2), CarliniWagnerLinf(0.1, confidence=1.0)],
@@ -87,7 +88,7 @@ SETTINGS = {
     DeepFool: [DeepFool(steps=8), DeepFool(steps=8, candidates=2), DeepFool(steps=8, candidates=None)],
     LowFrequency: [LowFrequency(PGD(3 * eps, norm, steps=6), frequencies=0.5) for norm, eps in BUDGETS.items()]
     + [LowFrequency(BIM(0.2, steps=4), 0.3), LowFrequency(Square(0.1, queries=30), 0.5)],
-    Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=4) for norm, eps in BUDGETS.items()]
+    Bisection: [Bisection(PGD(4 * eps, norm, steps=6), rounds=3) for norm, eps in BUDGETS.items()]
     + [Bisection(BIM(0.2, steps=4), rounds=3)],
     Cascade: [
         Cascade(attacks={"fgm": FGM(eps, norm), "pgd": PGD(eps, norm, steps=4), "bim": BIM(eps, norm, steps=3)})
@@ -102,6 +103,7 @@ SETTINGS = {
     ],
 }
 ALL_SETTINGS = [attack for settings in SETTINGS.values() for attack in settings]
+ONE_OF_EACH = [settings[0] for settings in SETTINGS.values() if settings]
 KNOWING = [attack for attack in ALL_SETTINGS if attack.needs != "nothing"]
 WITH_GRADIENTS = [attack for attack in ALL_SETTINGS if attack.needs == "gradients"]
 
@@ -166,6 +168,14 @@ def make_network(classes=4):
         network[1].running_var.uniform_(0.5, 1.5)
         network[-1].weight.mul_(8)
     return network
+
+
+def three_wrong(network, images):
+    """The network's own predictions, except that the last three images are misclassified."""
+    with torch.no_grad():
+        labels = network(images).argmax(dim=1)
+    labels[-3:] = (labels[-3:] + 1) % 4
+    return labels
 
 
 def accuracy(network, images, labels):

@@ -113,11 +113,10 @@ def authors_norms(network, images, labels, norm, targeted, steps=40):
     return best
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("attack", BOTH)
-def test_norms_are_those_of_the_authors_code(attack, norm, seed):
-    network, images = seeded(make_network, seed).eval(), middle_images(60, 2, 6, 6, seed=seed, spread=0.5)
+def test_norms_are_those_of_the_authors_code(attack, norm):
+    network, images = seeded(make_network).eval(), middle_images(180, 2, 6, 6, spread=0.5)
     labels = network(images).argmax(dim=1)
     found = attack(norm, steps=40)(network, images, labels)
     sizes = torch.where(right(network, found, labels), float("inf"), lp_norm(found - images, norm))
@@ -125,7 +124,7 @@ def test_norms_are_those_of_the_authors_code(attack, norm, seed):
     expected = authors_norms(copy.deepcopy(network), images, labels, norm, attack is TargetedFAB)
     assert sizes.median().item() == pytest.approx(expected.median().item(), rel=0.01)
     for eps in expected[expected.isfinite()].quantile(torch.tensor([0.2, 0.4, 0.6, 0.8])):
-        assert (sizes > eps).float().mean().item() == pytest.approx((expected > eps).float().mean().item(), abs=0.034)
+        assert (sizes > eps).float().mean().item() == pytest.approx((expected > eps).float().mean().item(), abs=0.012)
 
 
 # what is returned

@@ -1,14 +1,13 @@
 """One line per epoch."""
 
 import re
-import time
 
 import pytest
 import torch
 from pytorch_lightning import Callback
 
 from lightning_advdef.attacks import FGSM, PGD
-from lightning_advdef.callbacks import EpochLine, RobustnessEvaluation
+from lightning_advdef.callbacks import EpochLine, RobustnessEvaluation, epoch_line
 from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.models import MLP
@@ -29,22 +28,43 @@ class Losses(Callback):
         self.found.append(outputs["loss"])
 
 
+class Clock:
+    """A clock that stands still unless somebody waits."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(epoch_line, "time", clock)
+    return clock
+
+
 class Slow(Callback):
     """Waits in every batch of training and of validation, and at the end of validation, as one that saves does."""
 
-    def __init__(self, training, validation=0.0, saving=0.0):
+    def __init__(self, clock, training, validation=0.0, saving=0.0):
+        self.clock = clock
         self.training = training
         self.validation = validation
         self.saving = saving
 
     def on_train_batch_end(self, *_):
-        time.sleep(self.training)
+        self.clock.wait(self.training)
 
     def on_validation_batch_end(self, *_):
-        time.sleep(self.validation)
+        self.clock.wait(self.validation)
 
     def on_validation_end(self, *_):
-        time.sleep(self.saving)
+        self.clock.wait(self.saving)
 
 
 def test_the_line_has_the_mean_loss_and_the_accuracies(tmp_path, capsys):
@@ -67,25 +87,22 @@ def test_an_epoch_without_attacks_shows_none(tmp_path, capsys):
     assert [(line[0], "pgd" in line[3]) for line in lines] == [("0", False), ("1", True), ("2", False)]
 
 
-def test_seconds_are_those_of_the_training_batches(tmp_path):
-    slow = Slow(training=0.05, validation=0.5)
-    trainer = trainer_of(tmp_path, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0)
+def seconds_of(folder, slow, **options):
+    trainer = trainer_of(folder, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0, **options)
     trainer.fit(small_defense(), datamodule=small_digits())
-    assert 4 * 0.05 < trainer.callback_metrics["train/seconds_per_epoch"] < 2 * 0.5
+    return float(trainer.callback_metrics["train/seconds_per_epoch"])
 
 
-def test_seconds_are_without_checkpoints(tmp_path):
-    slow = Slow(training=0.0, saving=1.0)
-    trainer = trainer_of(tmp_path, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0)
-    trainer.fit(small_defense(), datamodule=small_digits())
-    assert trainer.callback_metrics["train/seconds_per_epoch"] < 1.0
+def test_seconds_are_those_of_the_training_batches(tmp_path, clock):
+    assert seconds_of(tmp_path, Slow(clock, training=0.5, validation=5.0)) == 4 * 0.5
 
 
-def test_seconds_go_on_after_a_validation_in_the_middle(tmp_path):
-    slow = Slow(training=0.1)
-    trainer = trainer_of(tmp_path, EpochLine(), slow, max_epochs=1, num_sanity_val_steps=0, val_check_interval=0.5)
-    trainer.fit(small_defense(), datamodule=small_digits())
-    assert trainer.callback_metrics["train/seconds_per_epoch"] > 4 * 0.1
+def test_seconds_are_without_checkpoints(tmp_path, clock):
+    assert seconds_of(tmp_path, Slow(clock, training=0.0, saving=1.0)) == 0
+
+
+def test_seconds_go_on_after_a_validation_in_the_middle(tmp_path, clock):
+    assert seconds_of(tmp_path, Slow(clock, training=0.5), val_check_interval=0.5) == 4 * 0.5
 
 
 class Two(StandardModule):
