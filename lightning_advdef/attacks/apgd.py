@@ -182,7 +182,7 @@ class TargetedAPGD(APGD):
         """Ranks the classes, then runs towards one after the other."""
         best, stream = BestIterates(images), rng.stream("rank")
         with torch.no_grad():
-            logits = surrogate(images, stream).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, stream)
         best.decided |= surrogate.final(images, logits, goal, stream)
         wrong = logits.scatter(1, goal.labels.unsqueeze(1), float("-inf"))
         targets = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices

@@ -155,7 +155,7 @@ class CarliniWagnerL2(MinimalNormAttack):
 
     def _begin(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, box: TanhBox) -> _Search:
         with torch.no_grad():
-            logits = surrogate(images, rng).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, rng)
             gap = margin(logits, goal)
             wrong = surrogate.final(images, logits, goal, rng) & (gap >= self.confidence)
         return _Search.start(images, box, self, (self.confidence - gap).clamp_min(0), wrong)

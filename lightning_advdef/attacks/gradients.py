@@ -155,7 +155,7 @@ def boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | Non
 
 def _boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | None, rng: SampleRNG) -> Boundaries:
     leaf = images.detach().requires_grad_()
-    logits = surrogate(leaf, rng).float().mean(dim=0)
+    logits = surrogate.mean_logits(leaf, rng)
     if not isinstance(classes, Tensor):
         classes = logits.topk(min(classes or logits.shape[1], logits.shape[1]), dim=1).indices
     scores = logits.detach().gather(1, classes)

@@ -69,7 +69,7 @@ class Targeted(FixedBudgetAttack):
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Chooses targets and runs the inner attack towards them."""
         with torch.no_grad():
-            logits = surrogate(images, rng.stream("look")).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, rng.stream("look"))
         targets = self.targets(logits, goal.labels, rng.stream("target"))
         attack = replace(self.attack, box=self.box)
         return attack.search(surrogate, images, Goal(goal.labels, targets), rng, ball)

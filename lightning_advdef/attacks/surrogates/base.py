@@ -103,6 +103,10 @@ class Surrogate(ABC):
             return self._search(images, rng)
         return torch.cat([self._search(images[rows], rng[rows]) for rows in chunks], dim=1)
 
+    def mean_logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits ``(N, K)`` in float32, averaged over the draws."""
+        return self(images, rng).float().mean(dim=0)
+
     def _search(self, images: Tensor, rng: SampleRNG) -> Tensor:
         if self.search_dtype == torch.float32:
             return self._forward(images, rng)
