@@ -16,7 +16,7 @@ from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.errors import NotANumberError
 from lightning_advdef.models.outputs import require_classes
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Access
+from lightning_advdef.types import Access, slices
 
 
 class Surrogate(ABC):
@@ -164,7 +164,7 @@ class Surrogate(ABC):
         size = max(1, count if self.max_rows is None else self.max_rows // copies)
         while self.fixed_shape and count % size:
             size = size - 1 if size < count else count
-        return [slice(first, first + size) for first in range(0, max(1, count), size)]
+        return slices(max(1, count), size)
 
     def watch(self, values: Tensor) -> None:
         """Remembers NaN in logits or gradients, which a sign or a maximum would hide; costs no device sync."""

@@ -26,7 +26,7 @@ from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner, is_out_of_memory
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import DIFFERENTIATING, Batch, Eps
+from lightning_advdef.types import DIFFERENTIATING, Batch, Eps, slices
 
 PROBED, FEWEST = 32, 8  # images that the deployed defense sees
 _SHARE = 0.25  # of the passes of the evaluation; what a purifier of many steps makes of an image takes seconds
@@ -236,8 +236,7 @@ def _right(network: torch.nn.Module, batch: Batch, judge: Judge, rng: SampleRNG 
 
 def _groups(batch: Batch, judge: Judge) -> list[slice]:
     """As many images as are judged at once."""
-    size = judge.settings.batch_size
-    return [slice(first, first + size) for first in range(0, len(batch.images), size)]
+    return slices(len(batch.images), judge.settings.batch_size)
 
 
 def _gradients(surrogate: Surrogate, batch: Batch, rng: SampleRNG, size: int) -> tuple[Tensor, Tensor]:
