@@ -34,6 +34,11 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
+def slices(count: int, size: int) -> list[slice]:
+    """The rows of a batch of ``count`` images, at most ``size`` at a time."""
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
 class ImageSpec(NamedTuple):
     """Shape, number of classes and pixel statistics of a data set.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_advdef.attacks.base import MinimalNormAttack
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import LossGradient, loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import LossGradient, last_look, loss_and_gradient
 from lightning_advdef.attacks.losses import LOSSES, LossName, margin
 from lightning_advdef.attacks.lp_ball import lp_norm, per_image
 from lightning_advdef.attacks.smallest import Smallest
@@ -111,13 +111,8 @@ class AdaptiveRadiusAttack(MinimalNormAttack):
         rng: SampleRNG,
         last: bool = False,
     ) -> Look:
-        loss = LOSSES[self.loss]
-        if last:
-            with torch.no_grad():
-                losses, logits = mean_loss(surrogate, iterates, goal, loss, rng)
-            found = LossGradient(losses, torch.zeros_like(iterates), logits)
-        else:
-            found = loss_and_gradient(surrogate, iterates, goal, loss, rng)
+        ask = last_look if last else loss_and_gradient
+        found = ask(surrogate, iterates, goal, LOSSES[self.loss], rng)
         sizes = lp_norm(iterates - images, self.size_norm)
         gap = margin(found.logits, goal)
         return Look(iterates, sizes, found, gap, surrogate.fooled(iterates, found.logits, goal, rng))

@@ -13,13 +13,7 @@ from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.climb import Climb, checkpoint_gaps
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import (
-    LossGradient,
-    loss_and_gradient,
-    mean_loss,
-    reference_cost,
-    with_reference,
-)
+from lightning_advdef.attacks.gradients import last_look, loss_and_gradient, reference_cost, with_reference
 from lightning_advdef.attacks.losses import LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -126,13 +120,8 @@ class APGD(FixedBudgetAttack):
 
     def _look(self, surrogate: Surrogate, climb: Climb, step: int) -> None:
         """Asks the surrogate about the iterates, for the last time without a gradient."""
-        stream, loss = climb.rng.stream("step", step), LOSSES[self.loss]
-        if step < self.steps:
-            found = loss_and_gradient(surrogate, climb.iterates, climb.goal, loss, stream)
-        else:
-            with torch.no_grad():
-                last, logits = mean_loss(surrogate, climb.iterates, climb.goal, loss, stream)
-            found = LossGradient(last, climb.gradient, logits)
+        stream, look = climb.rng.stream("step", step), loss_and_gradient if step < self.steps else last_look
+        found = look(surrogate, climb.iterates, climb.goal, LOSSES[self.loss], stream)
         climb.record(found, surrogate.final(climb.iterates, found.logits, climb.goal, stream))
         if step:
             climb.compare(found.loss)
@@ -182,7 +171,7 @@ class TargetedAPGD(APGD):
         """Ranks the classes, then runs towards one after the other."""
         best, stream = BestIterates(images), rng.stream("rank")
         with torch.no_grad():
-            logits = surrogate(images, stream).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, stream)
         best.decided |= surrogate.final(images, logits, goal, stream)
         wrong = logits.scatter(1, goal.labels.unsqueeze(1), float("-inf"))
         targets = wrong.topk(min(self.targets, logits.shape[1] - 1), dim=1).indices

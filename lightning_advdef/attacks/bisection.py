@@ -70,7 +70,7 @@ class Bisection(MinimalNormAttack):
         self.attack.check_budget(images)
         stream = rng.stream("clean")
         with torch.no_grad():
-            logits = surrogate(images, stream).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, stream)
         wanted = ~surrogate.final(images, logits, goal, stream)
         rows = torch.arange(len(images), device=images.device)
         if not surrogate.fixed_shape:
@@ -116,5 +116,5 @@ class Bisection(MinimalNormAttack):
         attack = replace(self.attack, box=self.box)
         adversarial = attack.clip(attack.search(surrogate, images, goal, rng, ball))
         with torch.no_grad():
-            logits = surrogate(adversarial, rng.stream("check")).float().mean(dim=0)
+            logits = surrogate.mean_logits(adversarial, rng.stream("check"))
         return adversarial, surrogate.fooled(adversarial, logits, goal, rng)

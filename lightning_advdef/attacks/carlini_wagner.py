@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.attacks.adam import ImageAdam
-from lightning_advdef.attacks.base import MinimalNormAttack
+from lightning_advdef.attacks.base import MinimalNormAttack, require_positive
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import loss_and_gradient
@@ -112,8 +112,7 @@ class CarliniWagnerL2(MinimalNormAttack):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        if self.steps < 1 or self.search_steps < 1:
-            raise ValueError(f"steps and search_steps must be at least 1, got {self.steps} and {self.search_steps}")
+        require_positive(steps=self.steps, search_steps=self.search_steps)
         if not (0 < self.initial_const < math.inf and 0 < self.learning_rate < math.inf):
             raise ValueError(
                 f"initial_const and learning_rate must be above 0, got {self.initial_const} and {self.learning_rate}"
@@ -155,7 +154,7 @@ class CarliniWagnerL2(MinimalNormAttack):
 
     def _begin(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, box: TanhBox) -> _Search:
         with torch.no_grad():
-            logits = surrogate(images, rng).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, rng)
             gap = margin(logits, goal)
             wrong = surrogate.final(images, logits, goal, rng) & (gap >= self.confidence)
         return _Search.start(images, box, self, (self.confidence - gap).clamp_min(0), wrong)

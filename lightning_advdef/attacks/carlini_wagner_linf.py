@@ -14,7 +14,7 @@ from lightning_advdef.attacks.base import FixedBudgetAttack
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss
+from lightning_advdef.attacks.gradients import last_look, loss_and_gradient
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import LpBall, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -83,10 +83,9 @@ class CarliniWagnerLinf(FixedBudgetAttack):
                     return best.images
             iterates = box.pixels(variables)[0]
         surrogate.leave_out(best.decided)
-        with torch.no_grad():
-            stream = rng[rows].stream("step", self.steps)
-            last, logits = mean_loss(surrogate, iterates, goal[rows], margin, stream)
-            best.update(rows, iterates, last, surrogate.final(iterates, logits, goal[rows], stream))
+        stream = rng[rows].stream("step", self.steps)
+        found = last_look(surrogate, iterates, goal[rows], margin, stream)
+        best.update(rows, iterates, found.loss, surrogate.final(iterates, found.logits, goal[rows], stream))
         surrogate.working = None
         return best.images
 

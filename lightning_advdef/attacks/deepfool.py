@@ -93,7 +93,7 @@ class DeepFool(MinimalNormAttack):
             # equals x + (1 + overshoot) * sum of all moves, as long as nothing is clipped
             moved = self.clip(at + (1 + self.overshoot) * move)
             with torch.no_grad():
-                logits = surrogate(moved, rng[rows].stream("check", step)).float().mean(dim=0)
+                logits = surrogate.mean_logits(moved, rng[rows].stream("check", step))
             adversarial[rows] = torch.where(per_image(staying[rows]), moved, at)
             staying[rows] &= ~surrogate.fooled(moved, logits, Goal(classes[:, 0]), rng[rows])
             if not staying.any():

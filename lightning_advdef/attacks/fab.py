@@ -102,7 +102,7 @@ class FAB(MinimalNormAttack):
 
     def _walk_all(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG) -> Tensor:
         with torch.no_grad():
-            logits = surrogate(images, rng.stream("rank")).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, rng.stream("rank"))
         reached = surrogate.final(images, logits, goal, rng.stream("rank"))
         enough = self.enough if self.enough is not None and surrogate.exact else -1.0
         best = Smallest(images, enough)

@@ -130,7 +130,7 @@ class FABWalk:
                 self._book(moved & expected)
                 images, stream = self.points, rng
             with torch.no_grad():
-                logits = self.surrogate(images, stream).float().mean(dim=0)
+                logits = self.surrogate.mean_logits(images, stream)
             self._judge(at, logits[at] if self.surrogate.fixed_shape else logits, rng)
 
     def _linearise(self, boundary: Boundary, rng: SampleRNG) -> None:

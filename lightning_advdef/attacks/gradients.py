@@ -107,6 +107,13 @@ def loss_and_gradient(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Lo
     return found
 
 
+def last_look(surrogate: Surrogate, images: Tensor, goal: Goal, loss: Loss, rng: SampleRNG) -> LossGradient:
+    """Like :func:`loss_and_gradient` after the last step: one forward pass, and zero in place of the gradient."""
+    with torch.no_grad():
+        losses, logits = mean_loss(surrogate, images, goal, loss, rng)
+    return LossGradient(losses, torch.zeros_like(images), logits)
+
+
 class Boundaries(NamedTuple):
     """The linearised boundaries between one class of each image and others.
 
@@ -155,7 +162,7 @@ def boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | Non
 
 def _boundaries(surrogate: Surrogate, images: Tensor, classes: Tensor | int | None, rng: SampleRNG) -> Boundaries:
     leaf = images.detach().requires_grad_()
-    logits = surrogate(leaf, rng).float().mean(dim=0)
+    logits = surrogate.mean_logits(leaf, rng)
     if not isinstance(classes, Tensor):
         classes = logits.topk(min(classes or logits.shape[1], logits.shape[1]), dim=1).indices
     scores = logits.detach().gather(1, classes)

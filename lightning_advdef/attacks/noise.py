@@ -16,7 +16,10 @@ from lightning_advdef.attacks.gradients import mean_loss
 from lightning_advdef.attacks.losses import margin
 from lightning_advdef.attacks.lp_ball import LpBall, lp_norm, per_image
 from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.errors import require_choice
 from lightning_advdef.rng import SampleRNG
+
+Kind = Literal["uniform", "sign", "gaussian"]
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,13 @@ class Noise(FixedBudgetAttack):
         draws: Perturbations tried for each image.
     """
 
-    kind: Literal["uniform", "sign", "gaussian"] = "uniform"
+    kind: Kind = "uniform"
     draws: int = 1
 
     def __post_init__(self) -> None:
         """Checks kind and draws."""
         super().__post_init__()
-        if self.kind not in ("uniform", "sign", "gaussian"):
-            raise ValueError(f"kind must be uniform, sign or gaussian, got {self.kind!r}")
+        require_choice("kind", self.kind, Kind)
         require_positive(draws=self.draws)
 
     @property

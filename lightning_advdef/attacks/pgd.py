@@ -12,7 +12,7 @@ from lightning_advdef.attacks.base import Attack, FixedBudgetAttack, refuse_part
 from lightning_advdef.attacks.best import BestIterates, steps_between_syncs
 from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
-from lightning_advdef.attacks.gradients import loss_and_gradient, mean_loss, reference_cost, with_reference
+from lightning_advdef.attacks.gradients import last_look, loss_and_gradient, reference_cost, with_reference
 from lightning_advdef.attacks.losses import COMPARING, LOSSES, LossName
 from lightning_advdef.attacks.lp_ball import LpBall
 from lightning_advdef.attacks.surrogates.base import Surrogate
@@ -108,10 +108,9 @@ class PGD(FixedBudgetAttack):
                 if not len(rows):
                     return
         surrogate.leave_out(best.decided)
-        with torch.no_grad():
-            stream = rng[rows].stream("step", self.steps)
-            last, logits = mean_loss(surrogate, iterates, goal[rows], loss, stream)
-            best.update(rows, iterates, last, surrogate.final(iterates, logits, goal[rows], stream))
+        stream = rng[rows].stream("step", self.steps)
+        found = last_look(surrogate, iterates, goal[rows], loss, stream)
+        best.update(rows, iterates, found.loss, surrogate.final(iterates, found.logits, goal[rows], stream))
         surrogate.working = None
 
     def _start(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:

@@ -17,11 +17,14 @@ from lightning_advdef.attacks.losses import LOSSES
 from lightning_advdef.attacks.lp_ball import LpBall, per_image
 from lightning_advdef.attacks.square_windows import L2Proposals, LinfProposals, Proposals
 from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.errors import require_choice
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Norm
 
 _QUERIES_BETWEEN_SYNCS = 10  # on a GPU, asking whether an image may leave costs more than a few rows
 _PROPOSALS: dict[Norm, type[Proposals]] = {"linf": LinfProposals, "l2": L2Proposals}
+
+SquareLoss = Literal["margin", "cross_entropy"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Square(FixedBudgetAttack):
     queries: int = 5000
     p_init: float = 0.8
     restarts: int = 1
-    loss: Literal["margin", "cross_entropy"] = "margin"
+    loss: SquareLoss = "margin"
 
     def __post_init__(self) -> None:
         """Checks queries, restarts, p_init and the loss."""
@@ -56,8 +59,7 @@ class Square(FixedBudgetAttack):
         require_positive(queries=self.queries, restarts=self.restarts)
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init is a share of the pixels, above 0 and at most 1, got {self.p_init}")
-        if self.loss not in ("margin", "cross_entropy"):
-            raise ValueError(f"Square knows the losses margin, cross_entropy, got {self.loss!r}")
+        require_choice("loss", self.loss, SquareLoss)
 
     @property
     def needs(self) -> Needs:

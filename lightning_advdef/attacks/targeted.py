@@ -13,6 +13,7 @@ from lightning_advdef.attacks.cost import Cost
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.lp_ball import LpBall
 from lightning_advdef.attacks.surrogates.base import Surrogate
+from lightning_advdef.errors import require_choice
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Eps, Norm
 
@@ -47,8 +48,7 @@ class Targeted(FixedBudgetAttack):
         refuse_parts(self.attack, "Targeted")
         if not self.attack.targetable:
             raise ValueError(f"{type(self.attack).__name__} has no targeted variant: give Targeted another attack")
-        if self.choose not in ("random", "least_likely", "runner_up"):
-            raise ValueError(f"choose must be random, least_likely or runner_up, got {self.choose!r}")
+        require_choice("choose", self.choose, Choice)
         for name in ("eps", "norm"):
             object.__setattr__(self, name, getattr(self.attack, name))
         super().__post_init__()
@@ -69,7 +69,7 @@ class Targeted(FixedBudgetAttack):
     def search(self, surrogate: Surrogate, images: Tensor, goal: Goal, rng: SampleRNG, ball: LpBall) -> Tensor:
         """Chooses targets and runs the inner attack towards them."""
         with torch.no_grad():
-            logits = surrogate(images, rng.stream("look")).float().mean(dim=0)
+            logits = surrogate.mean_logits(images, rng.stream("look"))
         targets = self.targets(logits, goal.labels, rng.stream("target"))
         attack = replace(self.attack, box=self.box)
         return attack.search(surrogate, images, Goal(goal.labels, targets), rng, ball)

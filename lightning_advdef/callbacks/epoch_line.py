@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_advdef.callbacks.robustness import robust_accuracies
+from lightning_advdef.evaluation.estimate import device_time
 
 
 class EpochLine(Callback):
@@ -73,15 +73,10 @@ class Stopwatch:
 
     def start(self, device: torch.device) -> None:
         """Goes on counting."""
-        self._since = self._now(device)
+        self._since = device_time(device)
 
     def stop(self, device: torch.device) -> None:
         """Stops counting, if it was."""
         if self._since is not None:
-            self.seconds += self._now(device) - self._since
+            self.seconds += device_time(device) - self._since
         self._since = None
-
-    def _now(self, device: torch.device) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # the host runs ahead of a GPU
-        return time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from uuid import uuid4
 
 import torch
@@ -15,7 +15,7 @@ from lightning_advdef.data.augment import Augment, augment
 from lightning_advdef.data.claims import ClaimedBatches, Claims
 from lightning_advdef.data.partition import carve_validation, choose
 from lightning_advdef.data.sources import EpochSampler, ImageDataset, ImageSource, MemoryImages, as_is
-from lightning_advdef.errors import DatasetNotFoundError
+from lightning_advdef.errors import DatasetNotFoundError, require_choice
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -230,5 +230,4 @@ class DataModule(LightningDataModule, ABC):
                 raise ValueError(f"{name} must be at least {least}, got {value}: change --data.{name}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1), got {self.val_fraction}: change --data.val_fraction")
-        if self.augment not in get_args(Augment):
-            raise ValueError(f"augment must be one of {', '.join(get_args(Augment))}, got {self.augment!r}")
+        require_choice("augment", self.augment, Augment)

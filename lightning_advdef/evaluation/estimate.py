@@ -140,21 +140,22 @@ def _first(count: int, batch: Batch) -> Batch:
 
 
 def _forward(surrogate: Surrogate, batch: Batch) -> tuple[float, int]:
-    start = _now(batch.images.device)
+    start = device_time(batch.images.device)
     with torch.no_grad():
         classes = surrogate(batch.images, SampleRNG.default(batch.images)).shape[2]
-    return (_now(batch.images.device) - start) / (len(batch.images) * surrogate.draws), classes
+    return (device_time(batch.images.device) - start) / (len(batch.images) * surrogate.draws), classes
 
 
 def _both(surrogate: Surrogate, batch: Batch) -> float:
-    start = _now(batch.images.device)
+    start = device_time(batch.images.device)
     loss_and_gradient(surrogate, batch.images, Goal(batch.labels), cross_entropy, SampleRNG.default(batch.images))
-    return (_now(batch.images.device) - start) / (len(batch.images) * surrogate.draws)
+    return (device_time(batch.images.device) - start) / (len(batch.images) * surrogate.draws)
 
 
-def _now(device: torch.device) -> float:
+def device_time(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done what it was given."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)  # the host runs ahead of a GPU
     return time.perf_counter()
 
 

@@ -22,7 +22,7 @@ from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.store import GALLERY_FILE, ResultStore, join_rows
 from lightning_advdef.evaluation.table import print_table
-from lightning_advdef.types import Batch
+from lightning_advdef.types import Batch, slices
 
 _WIDTH = 120  # of the printed table
 
@@ -115,8 +115,7 @@ def evaluate(
     device = next((parameter.device for parameter in model.parameters()), batch.images.device)
     require_logits(model, batch, device, judge.settings)
     judge.look_for_randomness(Batch(*(tensor.to(device) for tensor in pick(batch, PROBED))))
-    size = judge.settings.batch_size
-    parts = [slice(first, first + size) for first in range(0, len(batch.images), size)]
+    parts = slices(len(batch.images), judge.settings.batch_size)
     rows = join_rows([judge(Batch(*(tensor[part].to(device) for tensor in batch))) for part in parts])
     probed = Batch(*(tensor.to(device) for tensor in pick(batch))) if diagnostics else None
     return Evaluation(rows, make_result(rows, judge, str(device), 1, probed), identity, gallery.kept)

@@ -21,7 +21,7 @@ from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Batch, Norm
+from lightning_advdef.types import Batch, Norm, slices
 
 Search = Literal["float32", "bfloat16"]
 _SPENT = ("forward", "backward", "zero_gradients")
@@ -214,8 +214,7 @@ class Judge:
         with torch.inference_mode(False), torch.no_grad():
             images, indices = batch.images.clone(), batch.indices.clone()
             rng = SampleRNG.for_images(indices, self.settings.seed)
-            size = self.settings.batch_size
-            groups = [slice(first, first + size) for first in range(0, len(images), size)]
+            groups = slices(len(images), self.settings.batch_size)
             self.note_randomness(any(is_stochastic(self.defense, images[rows], rng[rows]) for rows in groups))
 
     def note_randomness(self, stochastic: bool) -> None:

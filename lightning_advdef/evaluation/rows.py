@@ -6,12 +6,14 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_advdef.errors import ResultFolderError
+from lightning_advdef.metrics import mean_interval
 
 TEST_AGAIN = "replace the result by running advdef test again with --overwrite"
 
@@ -46,3 +48,8 @@ def robust(rows: Mapping[str, Tensor], scenario: str, column: str = "correct") -
     An image that is wrong without an attack, on every draw, is not robust, whatever the attack makes of it.
     """
     return torch.where(rows["clean/correct"] > 0, rows[f"{scenario}/{column}"], 0.0)
+
+
+def accuracy(correct: Tensor) -> dict[str, Any]:
+    """Mean, 95% Wilson interval over images, and number of images."""
+    return {"value": float(correct.double().mean()), "interval": list(mean_interval(correct)), "images": len(correct)}

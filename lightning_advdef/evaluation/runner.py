@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
 Columns = dict[str, Tensor]
+T = TypeVar("T")
 
 # torch's CPU allocator on Linux and on Windows, and the libraries of CUDA
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
@@ -71,22 +73,11 @@ class ScenarioRunner:
         return Attacked(images, columns)
 
     def _in_groups(self, batch: Batch, rng: SampleRNG, ledger: Columns) -> Attacked:
-        """As many images at a time as fit; what was done when memory ran out is kept."""
-        found: list[Attacked] = []
-        first, count = 0, len(batch.images)
-        while first < count:
-            size = min(self.size or count, count - first)
-            group = slice(first, first + size)
+        def attacked(group: slice) -> Attacked:
             known = {name: column[group] for name, column in ledger.items()}
-            try:
-                found.append(self._cached(Batch(*(tensor[group] for tensor in batch)), rng[group], known))
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
-                self.size = (size + 1) // 2
-                torch.cuda.empty_cache()
-            else:
-                first += size
+            return self._cached(Batch(*(tensor[group] for tensor in batch)), rng[group], known)
+
+        found, self.size = in_groups(attacked, len(batch.images), self.size)
         columns = {name: torch.cat([part.columns[name] for part in found]) for name in found[0].columns}
         return Attacked(torch.cat([part.images for part in found]), columns)
 
@@ -110,6 +101,24 @@ class ScenarioRunner:
             images = self.scenario.attack(surrogate, batch.images, batch.labels, numbered)
         surrogate.passes, surrogate.known = None, {}
         return Attacked(images, vars(passes) | surrogate.ledger)
+
+
+def in_groups(work: Callable[[slice], T], count: int, size: int | None) -> tuple[list[T], int | None]:
+    """What ``work`` gives of groups of rows, and their size (None for all), halved from where memory runs out on."""
+    found: list[T] = []
+    first = 0
+    while first < count:
+        now = min(size or count, count - first)
+        try:
+            found.append(work(slice(first, first + now)))
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or now == 1:
+                raise
+            size = (now + 1) // 2
+            torch.cuda.empty_cache()
+        else:
+            first += now
+    return found, size
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

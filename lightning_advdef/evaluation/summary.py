@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.cascade import WRONG_BEFORE
-from lightning_advdef.evaluation.rows import Rows, robust
+from lightning_advdef.evaluation.rows import Rows, accuracy, robust
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.worst import worst_within
-from lightning_advdef.metrics import mean_interval, norm_summary, relative_norm
+from lightning_advdef.metrics import norm_summary, relative_norm
 from lightning_advdef.types import Norm
 
 
@@ -30,11 +30,6 @@ def fooled(rows: Mapping[str, Tensor], scenario: Scenario) -> Tensor:
     if isinstance(attack, MinimalNormAttack) and attack.leaves == "label":
         return prediction != rows["label"]
     return prediction != rows["clean/prediction"]
-
-
-def accuracy(correct: Tensor) -> dict[str, Any]:
-    """Mean, 95% Wilson interval over images, and number of images."""
-    return {"value": float(correct.double().mean()), "interval": list(mean_interval(correct)), "images": len(correct)}
 
 
 def validation_metric_names(scenarios: Sequence[Scenario]) -> list[str]:

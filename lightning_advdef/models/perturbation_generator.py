@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_advdef.models.base import require_image_size
 from lightning_advdef.models.conv_pool_cnn import SLOPE
+from lightning_advdef.models.denoiser import require_sides
 from lightning_advdef.models.initialization import kaiming_init
 from lightning_advdef.types import ImageSpec
 
@@ -57,11 +58,7 @@ class PerturbationGenerator(nn.Module):
         super().__init__()
         multiple = 2**upsamplings
         require_image_size("PerturbationGenerator", spec, minimum=multiple)
-        if spec.height % multiple or spec.width % multiple:
-            raise ValueError(
-                f"PerturbationGenerator needs height and width in multiples of {multiple}, but the data ({spec.name}) "
-                f"has {spec.height}x{spec.width}: resize it"
-            )
+        require_sides("PerturbationGenerator", spec, multiple)
         if not set(inputs) <= set(INPUTS):
             raise ValueError(f"inputs must be some of {', '.join(INPUTS)}, got {', '.join(inputs)}")
         if not 0 < reach < 1:

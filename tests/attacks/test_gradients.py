@@ -7,6 +7,7 @@ from lightning_advdef.attacks import gradients
 from lightning_advdef.attacks.goal import Goal
 from lightning_advdef.attacks.gradients import (
     boundaries,
+    last_look,
     loss_and_gradient,
     mean_loss,
     traced_logits,
@@ -124,6 +125,16 @@ def test_mean_loss_is_the_loss_that_is_differentiated(network, images, labels, r
     loss, logits = mean_loss(surrogate, images, Goal(labels), cross_entropy, rng)
     torch.testing.assert_close(loss, found.loss)
     torch.testing.assert_close(logits, found.logits)
+
+
+def test_a_last_look_gives_the_same_without_a_gradient_or_a_backward_pass(network, images, labels, rng):
+    surrogate = Noisy(network)
+    found = loss_and_gradient(surrogate, images, Goal(labels), cross_entropy, rng)
+    passes = surrogate.start_counting(16, images.device)
+    last = last_look(surrogate, images, Goal(labels), cross_entropy, rng)
+    torch.testing.assert_close(last, found._replace(gradient=torch.zeros_like(images)))
+    assert (passes.forward.tolist(), passes.backward.tolist()) == ([surrogate.draws] * 16, [0] * 16)
+    assert not any(values.requires_grad for values in last)
 
 
 def jacobian_of(network, images):

@@ -125,7 +125,7 @@ def test_several_draws_cost_one_pass_each_until_an_image_is_fooled(network, imag
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "salt"}, "kind must be uniform, sign or gaussian, got 'salt'"),
+        ({"kind": "salt"}, "kind must be uniform or sign or gaussian, got 'salt'"),
         ({"draws": 0}, "draws must be at least 1, got 0"),
     ],
 )

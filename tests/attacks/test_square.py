@@ -472,7 +472,7 @@ def test_a_stochastic_surrogate_compares_queries_of_a_restart_under_the_same_num
         ({"restarts": 0}, "queries and restarts must be at least 1, got 5000 and 0"),
         ({"p_init": 0.0}, "p_init is a share of the pixels, above 0 and at most 1, got 0.0"),
         ({"p_init": 1.5}, "p_init is a share"),
-        ({"loss": "dlr"}, "Square knows the losses margin, cross_entropy, got 'dlr'"),
+        ({"loss": "dlr"}, "loss must be margin or cross_entropy, got 'dlr'"),
         ({"norm": "l1"}, "Square knows the norms linf, l2, got 'l1'"),
     ],
 )

@@ -109,7 +109,7 @@ def test_attacks_without_a_targeted_variant_are_refused():
 
 
 def test_choices_that_are_unknown_are_refused():
-    with pytest.raises(ValueError, match="choose must be random, least_likely or runner_up, got 'best'"):
+    with pytest.raises(ValueError, match="choose must be random or least_likely or runner_up, got 'best'"):
         Targeted(PGD(0.1), "best")
 
 

@@ -16,7 +16,7 @@ from lightning_advdef.attacks.surrogates.plain import as_defense
 from lightning_advdef.errors import NotANumberError
 from lightning_advdef.models.outputs import require_classes
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Access
+from lightning_advdef.types import Access, slices
 
 
 class Surrogate(ABC):
@@ -103,6 +103,10 @@ class Surrogate(ABC):
             return self._search(images, rng)
         return torch.cat([self._search(images[rows], rng[rows]) for rows in chunks], dim=1)
 
+    def mean_logits(self, images: Tensor, rng: SampleRNG) -> Tensor:
+        """Logits ``(N, K)`` in float32, averaged over the draws."""
+        return self(images, rng).float().mean(dim=0)
+
     def _search(self, images: Tensor, rng: SampleRNG) -> Tensor:
         if self.search_dtype == torch.float32:
             return self._forward(images, rng)
@@ -160,7 +164,7 @@ class Surrogate(ABC):
         size = max(1, count if self.max_rows is None else self.max_rows // copies)
         while self.fixed_shape and count % size:
             size = size - 1 if size < count else count
-        return [slice(first, first + size) for first in range(0, max(1, count), size)]
+        return slices(max(1, count), size)
 
     def watch(self, values: Tensor) -> None:
         """Remembers NaN in logits or gradients, which a sign or a maximum would hide; costs no device sync."""

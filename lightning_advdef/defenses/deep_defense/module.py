@@ -18,6 +18,7 @@ from lightning_advdef.defenses.deep_defense.regularizer import (
     relative_size,
 )
 from lightning_advdef.defenses.deep_defense.unrolled_deepfool import plan_paths, replay
+from lightning_advdef.defenses.fixed_examples import attacked
 from lightning_advdef.metrics import eps_for_accuracy
 from lightning_advdef.models import NetworkFactory, shared_dropout_masks
 from lightning_advdef.rng import SampleRNG
@@ -112,11 +113,9 @@ class DeepDefenseModule(DefenseModule):
         clean = F.cross_entropy(self.classifier(batch.images), batch.labels)
         if self.adversarial is None:
             return clean
-        surrogate = FullGradient(self.classifier)
-        surrogate.strongest = True
-        adversarial = self.adversarial(surrogate, batch.images, batch.labels, rng)
-        attacked = F.cross_entropy(self.classifier(adversarial), batch.labels)
-        return self.clean_share * clean + (1 - self.clean_share) * attacked
+        images = attacked(FullGradient(self.classifier), self.adversarial, batch, rng)
+        adversarial = F.cross_entropy(self.classifier(images), batch.labels)
+        return self.clean_share * clean + (1 - self.clean_share) * adversarial
 
     def calibrate(self, data: DataModule) -> dict[str, float]:
         """``eps_ref``: smallest l_inf size of FGSM (clipped to [0, 1]) that leaves half of the test images right."""

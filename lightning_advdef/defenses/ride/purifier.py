@@ -13,6 +13,7 @@ from lightning_advdef.defenses.ride.estimation import Estimation
 from lightning_advdef.defenses.ride.networks import Architecture
 from lightning_advdef.purifiers import Purifier
 from lightning_advdef.rng import SampleRNG
+from lightning_advdef.types import slices
 
 Watch = Callable[[Estimation], None]
 
@@ -106,10 +107,8 @@ class RIDE(Purifier):
     def run(self, images: Tensor, rng: SampleRNG, watch: Watch = lambda estimation: None) -> Tensor:
         """The same; ``watch`` is called after every step, chunk by chunk."""
         with torch.inference_mode(False), torch.enable_grad():
-            found = [
-                self._purify(images[first : first + self.chunk], rng[first : first + self.chunk], watch)
-                for first in range(0, len(images), self.chunk)
-            ]
+            parts = slices(len(images), self.chunk)
+            found = [self._purify(images[part], rng[part], watch) for part in parts]
             return torch.cat(found) if found else images.clone()
 
     def start(self, images: Tensor, rng: SampleRNG) -> Estimation:

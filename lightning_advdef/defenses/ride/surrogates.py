@@ -14,7 +14,7 @@ from lightning_advdef.defenses.ride.presets import hastened
 from lightning_advdef.defenses.ride.progress import progress
 from lightning_advdef.defenses.ride.purifier import RIDE
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import Access
+from lightning_advdef.types import Access, slices
 
 _LAST = 20
 
@@ -86,8 +86,7 @@ class UnrolledEstimation(Surrogate):
     def _purify(self, images: Tensor, rng: SampleRNG) -> Tensor:
         if not (images.requires_grad and torch.is_grad_enabled()):
             return self.purifier(images, rng)
-        chunk = self.purifier.chunk
-        parts = [slice(first, first + chunk) for first in range(0, len(images), chunk)]
+        parts = slices(len(images), self.purifier.chunk)
         return torch.cat([self._of_chunk(images[part], rng[part]) for part in parts])
 
     def _of_chunk(self, images: Tensor, rng: SampleRNG) -> Tensor:

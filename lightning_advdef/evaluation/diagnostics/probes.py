@@ -23,10 +23,10 @@ from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.errors import NotANumberError
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows
-from lightning_advdef.evaluation.runner import ScenarioRunner, is_out_of_memory
+from lightning_advdef.evaluation.runner import ScenarioRunner, in_groups
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
-from lightning_advdef.types import DIFFERENTIATING, Batch, Eps
+from lightning_advdef.types import DIFFERENTIATING, Batch, Eps, slices
 
 PROBED, FEWEST = 32, 8  # images that the deployed defense sees
 _SHARE = 0.25  # of the passes of the evaluation; what a purifier of many steps makes of an image takes seconds
@@ -236,33 +236,24 @@ def _right(network: torch.nn.Module, batch: Batch, judge: Judge, rng: SampleRNG 
 
 def _groups(batch: Batch, judge: Judge) -> list[slice]:
     """As many images as are judged at once."""
-    size = judge.settings.batch_size
-    return [slice(first, first + size) for first in range(0, len(batch.images), size)]
+    return slices(len(batch.images), judge.settings.batch_size)
 
 
 def _gradients(surrogate: Surrogate, batch: Batch, rng: SampleRNG, size: int) -> tuple[Tensor, Tensor]:
     """Cosines and which gradients are finite; every gradient has draws of its own, as the steps of an attack have."""
     near = NEARBY(surrogate, batch.images, batch.labels, rng.stream("near"))
-    cosines, finite = [], []
+
+    def compared(rows: slice) -> tuple[Tensor, Tensor]:
+        here, there = (
+            loss_and_gradient(surrogate, images[rows], Goal(batch.labels[rows]), margin, own[rows]).gradient
+            for images, own in ((batch.images, rng.stream("here")), (near, rng.stream("there")))
+        )
+        cosine = torch.cosine_similarity(here.double().flatten(1), there.double().flatten(1))
+        return cosine.nan_to_num(0.0), (here.isfinite() & there.isfinite()).flatten(1).all(dim=1)
+
     with attack_mode(*surrogate.modules), exact_arithmetic():
-        first = 0
-        while first < len(near):
-            rows = slice(first, first + size)
-            try:
-                here, there = (
-                    loss_and_gradient(surrogate, images[rows], Goal(batch.labels[rows]), margin, own[rows]).gradient
-                    for images, own in ((batch.images, rng.stream("here")), (near, rng.stream("there")))
-                )
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
-                size = (min(size, len(near) - first) + 1) // 2
-                torch.cuda.empty_cache()
-                continue
-            first += size
-            cosine = torch.cosine_similarity(here.double().flatten(1), there.double().flatten(1))
-            cosines.append(cosine.nan_to_num(0.0))
-            finite.append((here.isfinite() & there.isfinite()).flatten(1).all(dim=1))
+        found, _ = in_groups(compared, len(near), size)
+    cosines, finite = zip(*found, strict=True)
     return torch.cat(cosines).cpu(), torch.cat(finite).cpu()
 
 

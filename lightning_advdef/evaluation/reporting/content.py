@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from lightning_advdef.evaluation.diagnostics.lines import next_entries
 from lightning_advdef.evaluation.lines import Line, comparison_lines
 from lightning_advdef.evaluation.reporting.provenance import circumstances, configuration
+from lightning_advdef.evaluation.rows import accuracy
 from lightning_advdef.evaluation.run import Run
 from lightning_advdef.evaluation.worst import worst_within
-from lightning_advdef.metrics import mean_interval
 from lightning_advdef.types import DIFFERENTIATING, Norm
 
 Accuracy = Mapping[str, Any]
@@ -127,5 +127,4 @@ def _contrast(run: Run, norm: Norm, eps: float) -> Contrast:
 
 
 def _worst(run: Run, scenarios: Sequence[Mapping[str, Any]], norm: Norm, eps: float) -> Accuracy:
-    values = worst_within(run.rows, [scenario["name"] for scenario in scenarios], norm, eps)
-    return {"value": float(values.double().mean()), "interval": list(mean_interval(values)), "images": len(values)}
+    return accuracy(worst_within(run.rows, [scenario["name"] for scenario in scenarios], norm, eps))
