@@ -140,13 +140,11 @@ def test_there_are_experiments_and_suites():
     assert SUITES
 
 
-def _is_large(path):
-    """Large networks take up to 20 seconds and have smaller siblings; CIFAR-100 and SVHN are run as CIFAR-10 is."""
-    return any(name in path.stem for name in ("imagenet", "nin", "wrn", "cifar100", "svhn"))
-
-
 def _timed(path):
-    return pytest.param(path, marks=[pytest.mark.slow] if _is_large(path) else [], id=name_of(path))
+    """Large networks take up to 20 seconds and have smaller siblings; CIFAR-100 and SVHN are run as CIFAR-10 is."""
+    large = ("imagenet", "nin", "wrn")
+    marks = [pytest.mark.slow] if any(name in path.stem for name in (*large, "cifar100", "svhn")) else []
+    return pytest.param(path, marks=marks, id=name_of(path))
 
 
 @pytest.mark.parametrize("experiment", [_timed(path) for path in EXPERIMENTS])
@@ -223,18 +221,12 @@ def short_suite(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("experiment", ["ride/mnist", "standard/digits"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=name_of)
 def test_a_suite_appends_to_the_experiment(experiment, short_suite):
-    experiment = CONFIGS / f"{experiment}.yaml"
     own = scenarios_of(parsed(experiment))
     together = scenarios_of(parsed(experiment, short_suite))
     assert together[:-1] == own
     assert together[-1]["name"] == "added"
-
-
-@pytest.mark.parametrize("experiment", [path for path in EXPERIMENTS if _is_large(path)], ids=name_of)
-def test_an_experiment_that_is_seldom_run_is_read(experiment):
-    assert parsed(experiment).name
 
 
 def test_no_two_scenarios_of_experiments_and_suites_share_a_name():

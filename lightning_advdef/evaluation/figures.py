@@ -211,8 +211,10 @@ def _strip(pictures: Tensor, columns: int) -> NDArray[np.float32]:
         columns: At least N.
 
     Returns:
-        Shape ``(H, columns * width of a column)``, with a last dimension of C unless that is one.
+        Shape ``(H, columns * width of a column)``, with a last dimension of 3 if C is 3, else grey, the mean of C.
     """
+    if pictures.shape[1] not in (1, 3):  # no colours that anybody knows
+        pictures = pictures.mean(dim=1, keepdim=True)
     margin = max(1, pictures.shape[-1] // 16)
     padded = pad(pictures, (margin, margin), value=1.0)
     missing = padded.new_ones(columns - len(padded), *padded.shape[1:])

@@ -89,6 +89,19 @@ def _mean_and_std(spec: ImageSpec, normalization: list[list[float]] | None) -> t
 NetworkFactory = Callable[[ImageSpec], Classifier]
 
 
+def require_sides(network: str, spec: ImageSpec, multiple: int) -> None:
+    """Refuses images that are not halved evenly as often as a network halves them.
+
+    Raises:
+        ValueError: If a side is no multiple.
+    """
+    if spec.height % multiple or spec.width % multiple:
+        raise ValueError(
+            f"{network} needs height and width in multiples of {multiple}, but the data ({spec.name}) has "
+            f"{spec.height}x{spec.width}: resize it"
+        )
+
+
 def require_image_size(network: str, spec: ImageSpec, *, minimum: int = 1, exact: tuple[int, ...] = ()) -> None:
     """Refuses a data set whose images the architecture cannot take.
 

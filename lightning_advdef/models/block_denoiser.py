@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lightning_advdef.models.denoiser import Denoiser, join, require_sides
+from lightning_advdef.models.base import require_sides
+from lightning_advdef.models.denoiser import Denoiser, join
 from lightning_advdef.models.initialization import kaiming_init
 from lightning_advdef.types import ImageSpec
 

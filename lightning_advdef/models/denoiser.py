@@ -27,19 +27,6 @@ class Denoiser(nn.Module, ABC):
 DenoiserFactory = Callable[[ImageSpec], Denoiser]
 
 
-def require_sides(network: str, spec: ImageSpec, multiple: int) -> None:
-    """Refuses images that strided convolutions would not halve evenly.
-
-    Raises:
-        ValueError: If a side is no multiple.
-    """
-    if spec.height % multiple or spec.width % multiple:
-        raise ValueError(
-            f"{network} needs height and width in multiples of {multiple}, but the data ({spec.name}) has "
-            f"{spec.height}x{spec.width}: resize it"
-        )
-
-
 def join(maps: Tensor, lower: Tensor) -> Tensor:
     """Along the channels, the lower resolution doubled, bilinear with aligned corners."""
     doubled = F.interpolate(lower, scale_factor=2, mode="bilinear", align_corners=True)

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_advdef.models.base import require_image_size
+from lightning_advdef.models.base import require_sides
 from lightning_advdef.models.conv_pool_cnn import SLOPE
-from lightning_advdef.models.denoiser import require_sides
 from lightning_advdef.models.initialization import kaiming_init
 from lightning_advdef.types import ImageSpec
 
@@ -57,7 +56,6 @@ class PerturbationGenerator(nn.Module):
     ) -> None:
         super().__init__()
         multiple = 2**upsamplings
-        require_image_size("PerturbationGenerator", spec, minimum=multiple)
         require_sides("PerturbationGenerator", spec, multiple)
         if not set(inputs) <= set(INPUTS):
             raise ValueError(f"inputs must be some of {', '.join(INPUTS)}, got {', '.join(inputs)}")

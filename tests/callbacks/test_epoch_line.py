@@ -34,9 +34,6 @@ class Clock:
     def __init__(self):
         self.now = 0.0
 
-    def perf_counter(self):
-        return self.now
-
     def wait(self, seconds):
         self.now += seconds
 
@@ -44,7 +41,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(epoch_line, "time", clock)
+    monkeypatch.setattr(epoch_line, "device_time", lambda device: clock.now)
     return clock
 
 

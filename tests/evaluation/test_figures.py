@@ -88,6 +88,19 @@ def test_images_have_three_rows_and_their_classes_and_norms():
     assert (first[:, [0, -1]] == 1).all()
 
 
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_images_of_other_than_three_channels_are_grey_and_fewer_ones_leave_columns_white(channels):
+    images, classes = torch.rand(2, channels, 4, 4), torch.tensor([[3, 3, 3], [4, 4, 8]])
+    figure = image_grid(
+        [Examples("two", images, images, classes), Examples("one", images[:1], images[:1], classes[:1])]
+    )
+    both, alone = (figure.axes[number].images[0].get_array() for number in (0, 3))
+    assert both.shape == alone.shape == (4, 2 * 6)
+    assert np.allclose(both[:, 7:-1], images[1].mean(dim=0))
+    assert np.allclose(alone[:, 1:5], images[0].mean(dim=0))
+    assert (alone[:, 6:] == 1).all()
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "csv"])
 def test_file_is_of_the_kind_that_its_name_says(tmp_path, suffix):
     path = tmp_path / f"figure.{suffix}"
