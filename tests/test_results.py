@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests.conftest import ROOT
-from tests.pages import advdef_words, blocks, commands, is_shell
+from tests.pages import advdef_words, blocks, commands, files, is_shell
 from tests.test_configs import ParseOnly
 
 PAGE = ROOT / "RESULTS.md"
@@ -41,14 +41,9 @@ def entries():
     return [advdef for advdef in map(advdef_words, found) if advdef]
 
 
-def named_files():
-    """YAML and Python of the blocks whose first line is their name."""
-    return {name: body for _, body in blocks(PAGE) for name in re.findall(r"\A# (\w+\.(?:yaml|py))\b", body)}
-
-
 def test_the_page_has_commands_and_files():
     assert len(entries()) > 20
-    assert {"ride_rows.yaml", "few.yaml", "lite0.yaml", "pretrained.py"} <= named_files().keys()
+    assert {"ride_rows.yaml", "few.yaml", "lite0.yaml", "pretrained.py"} <= files(PAGE).keys()
 
 
 @pytest.mark.slow  # a command takes a second or two
@@ -56,7 +51,7 @@ def test_the_page_has_commands_and_files():
 def test_command_is_understood(tmp_path, monkeypatch, number):
     for folder in ("configs", "checkpoints"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    for name, body in named_files().items():
+    for name, body in files(PAGE).items():
         (tmp_path / name).write_text(body)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,6 +1,7 @@
 """The tap of a layer: its value, what does not run, and that it is the network's own."""
 
 import copy
+import math
 import re
 import warnings
 from itertools import pairwise
@@ -93,21 +94,22 @@ ARCHITECTURES = {
 }
 
 
-def three_layers(network):
-    """Three layers in order, before one that works in place if the network has such; taps trace slowly."""
+def before_inplace(network):
+    """Layers before one that works in place, or all if the network has none such."""
     names, modules = layer_names(network), dict(network.named_modules())
     # the second call of a module has the name of the first and _1
     inplace = {name for name in names if getattr(modules.get(re.sub(r"_\d+$", "", name)), "inplace", False)}
-    chosen = [name for name, following in pairwise(names) if following in inplace] or names[:-1]
-    return chosen[:: (len(chosen) + 2) // 3]
+    return [name for name, following in pairwise(names) if following in inplace] or names[:-1]
 
 
+@pytest.mark.parametrize("count", [pytest.param(3, id="three"), pytest.param(None, marks=pytest.mark.slow, id="all")])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_layers_that_work_in_place_change_no_features_before_them(architecture):
+def test_layers_that_work_in_place_change_no_features_before_them(architecture, count):
     torch.manual_seed(0)
     network = ARCHITECTURES[architecture]()
     leaf = images_of(network.spec).requires_grad_()
-    for layer in three_layers(network):
+    layers = before_inplace(network)
+    for layer in layers[:: math.ceil(len(layers) / (count or len(layers)))]:
         tap = FeatureTap(network, layer)
         for training in (True, False):
             network.train(training)
