@@ -144,8 +144,8 @@ class SampleRNG:
         """False or True with equal chance, shape ``(N, *shape)``; one hash word serves 32 numbers."""
         count = math.prod(shape)
         words = self.words((count + 31) // 32)
-        shifts = torch.arange(32, device=words.device, dtype=torch.int32)
-        return ((words.unsqueeze(2) >> shifts) & 1).bool().flatten(1)[:, :count].reshape(-1, *shape)
+        single = 1 << torch.arange(32, device=words.device, dtype=torch.int32)
+        return ((words.unsqueeze(2) & single) != 0).flatten(1)[:, :count].reshape(-1, *shape)
 
     def chance(self, *shape: int, probability: float) -> Tensor:
         """True with a probability in [0, 1], to the nearest 2**-16, bool, shape ``(N, *shape)``.

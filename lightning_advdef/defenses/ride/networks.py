@@ -117,7 +117,7 @@ class FCN(Architecture):
         for number in range(self.depth):
             images = convolve(images, parameters[2 * number], parameters[2 * number + 1])
             if number < self.depth - 1:
-                images = images.relu()
+                images = images.relu_()
             if number + 1 in self.dropped:
                 images = drop(images, number)
         return images
@@ -142,11 +142,12 @@ class UNet(Architecture):
         pairs = list(zip(parameters[::2], parameters[1::2], strict=True))
         levels: list[Tensor] = []
         for number, (weight, bias) in enumerate(pairs[: self.depth]):
-            levels.append(convolve(F.avg_pool2d(images, 2) if number else images, weight, bias).relu())
+            levels.append(convolve(F.avg_pool2d(images, 2) if number else images, weight, bias).relu_())
             images = levels[-1]
         images = drop(images, self.depth)
         for level, (weight, bias) in zip(reversed(levels[:-1]), pairs[self.depth : -1], strict=True):
-            images = convolve(_beside(F.interpolate(images, level.shape[-2:]), level, len(weight)), weight, bias).relu()
+            images = _beside(F.interpolate(images, level.shape[-2:]), level, len(weight))
+            images = convolve(images, weight, bias).relu_()
         return convolve(images, *pairs[-1])
 
 
