@@ -143,9 +143,9 @@ class SampleRNG:
     def bits(self, *shape: int) -> Tensor:
         """False or True with equal chance, shape ``(N, *shape)``; one hash word serves 32 numbers."""
         count = math.prod(shape)
-        words = self.words((count + 31) // 32)
-        single = 1 << torch.arange(32, device=words.device, dtype=torch.int32)
-        return ((words.unsqueeze(2) & single) != 0).flatten(1)[:, :count].reshape(-1, *shape)
+        bytes_ = self.words((count + 31) // 32).view(torch.uint8)
+        single = 1 << torch.arange(8, device=bytes_.device, dtype=torch.uint8)
+        return (bytes_.unsqueeze(2) & single).flatten(1)[:, :count].bool().reshape(-1, *shape)
 
     def chance(self, *shape: int, probability: float) -> Tensor:
         """True with a probability in [0, 1], to the nearest 2**-16, bool, shape ``(N, *shape)``.
