@@ -105,7 +105,8 @@ class SampleRNG:
         low = (self.keys & 0xFFFFFFFF).to(torch.int32).unsqueeze(1)
         high = (self.keys >> 32).to(torch.int32).unsqueeze(1)
         counter = torch.arange(count, device=self.keys.device, dtype=torch.int32)
-        words = _mix32_(counter ^ low)
+        # strides of its own, so that halves and bytes can be seen, of no images too
+        words = _mix32_(torch.bitwise_xor(counter, low, out=low.new_empty(len(low), count)))
         words += high
         return _mix32_(words)
 
@@ -143,6 +144,7 @@ class SampleRNG:
     def bits(self, *shape: int) -> Tensor:
         """False or True with equal chance, shape ``(N, *shape)``; one hash word serves 32 numbers."""
         count = math.prod(shape)
+        # the lowest byte of a word is its first, as on all little-endian machines
         bytes_ = self.words((count + 31) // 32).view(torch.uint8)
         single = 1 << torch.arange(8, device=bytes_.device, dtype=torch.uint8)
         return (bytes_.unsqueeze(2) & single).flatten(1)[:, :count].bool().reshape(-1, *shape)

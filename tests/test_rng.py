@@ -389,6 +389,12 @@ def test_no_images_give_no_numbers(draw):
     assert len(draw(SampleRNG.for_images(IMAGES[:0]))) == 0
 
 
+@pytest.mark.parametrize("count", [1, 2, 32, 33])
+def test_no_images_give_no_part_of_a_word(count):
+    rng = SampleRNG.for_images(IMAGES[:0])
+    assert rng.bits(count).shape == rng.chance(count, probability=0.3).shape == (0, count)
+
+
 @pytest.mark.gpu
 def test_gpu_gives_the_same_bits(draw):
     rng = SampleRNG.for_images(IMAGES)

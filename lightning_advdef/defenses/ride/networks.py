@@ -35,8 +35,8 @@ def unfolded(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The same by a batched product of matrices, with patches in columns."""
     (inputs, _, height, width), (networks, outputs, channels) = images.shape, weight.shape[:3]
     patches = F.unfold(images.view(-1, channels, height, width), 3, padding=1).view(inputs, networks, channels * 9, -1)
-    found = weight.flatten(2) @ patches + bias.unsqueeze(2)
-    return found.view(inputs, networks * outputs, height, width)
+    found = (weight.flatten(2) @ patches).view(inputs, networks * outputs, height, width)
+    return found + bias.view(-1, 1, 1)
 
 
 def folded(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def folded(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same in the way that suits the layer and the device."""
+    """The same in the way that suits the layer and the device; the result is no view, so ReLU may work in place."""
     outputs, channels = weight.shape[1:3]
     if 2 * outputs <= channels:
         return folded(images, weight, bias)

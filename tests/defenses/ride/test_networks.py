@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from lightning_advdef.data import get_spec
 from lightning_advdef.defenses.ride import networks
@@ -37,6 +38,28 @@ def gradients(convolution, arguments):
 def test_each_network_convolves_its_own_images(way, size):
     arguments = tensors(*size)
     torch.testing.assert_close(way(*arguments), one_by_one(*arguments))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_result_is_no_view(way):
+    assert not way(*tensors(*SIZES[0]))._is_view()
+
+
+@pytest.mark.parametrize("way", [unfolded, convolve])
+@pytest.mark.parametrize("network", [FCN(4, 3), UNet(4, 2)])
+def test_derivatives_do_not_depend_on_work_in_place(monkeypatch, way, network):
+    monkeypatch.setattr(networks, "convolve", way)
+    sides = []
+    for relu in (Tensor.relu_, Tensor.relu):
+        monkeypatch.setattr(Tensor, "relu_", relu)
+        parameters = [one.double().requires_grad_() for one in network.initial(1, rng_of(2))]
+        images = tensors(2, 1, 1, 1)[0]
+        loss = network(images, parameters, lambda activations, place: activations * 0.5).sin().sum()
+        first = torch.autograd.grad(loss, [images, *parameters], create_graph=True)
+        second = torch.autograd.grad(sum(one.square().sum() for one in first), [images, *parameters])
+        sides.append([loss, *first, *second])
+    for found, expected in zip(*sides, strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("way", WAYS)
