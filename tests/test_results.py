@@ -1,5 +1,6 @@
 """Commands of RESULTS.md are understood; what they give was measured and is not repeated here."""
 
+import functools
 import re
 import shlex
 import sys
@@ -32,6 +33,7 @@ def filled(words):
     return [re.sub("|".join(FILLED), lambda found: FILLED[found[0]], word) for word in words]
 
 
+@functools.cache  # a shell reads the page
 def entries():
     """The words behind ``advdef`` of each command, in blocks and within the text."""
     # variables of a block stand for the same in later ones; brackets are around what is optional
