@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from lightning_advdef.attacks.lp_ball import per_image
+from lightning_advdef.defenses.ride.networks import Drop
 from lightning_advdef.rng import SampleRNG
 
 if TYPE_CHECKING:
@@ -128,21 +129,29 @@ class Estimation:
 
     def _forward(self, inputs: Tensor, parameters: list[Tensor], stream: int | str) -> Tensor:
         """Outputs in the pixel units of the networks, shape and dtype of the inputs."""
-
-        def drop(activations: Tensor, place: int) -> Tensor:
-            rate = self.settings.dropout
-            if rate == 0:
-                return activations
-            split = self._split(activations)
-            kept = self._rng["dropout"].stream(stream, place).chance(len(split), *split.shape[2:], probability=1 - rate)
-            factor = kept.transpose(0, 1).to(activations.dtype).mul_(1 / (1 - rate))
-            return activations * factor.flatten(1, 2)
-
         reduced = self.settings.bfloat16 or torch.is_autocast_enabled(inputs.device.type)
         # parameters change between steps, so no copy of them may be kept
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=reduced, cache_enabled=False):
-            outputs = self.settings.architecture(inputs, parameters, drop).to(inputs.dtype)
+            outputs = self.settings.architecture(inputs, parameters, self._dropout(stream)).to(inputs.dtype)
         return outputs.sigmoid() if self.settings.mean is None else outputs
+
+    def _dropout(self, stream: int | str) -> Drop:
+        """Dropout of one pass; what all its places keep is drawn at once, as soon as a shape is known."""
+        rate, rng = self.settings.dropout, self._rng["dropout"].stream(stream)
+        kept: list[Tensor] = []
+
+        def drop(activations: Tensor) -> Tensor:
+            if rate == 0:
+                return activations
+            if not kept:
+                split = self._split(activations)
+                places = [rng.stream(place) for place in self.settings.architecture.places]
+                drawn = SampleRNG.cat(places).chance(len(split), *split.shape[2:], probability=1 - rate)
+                kept.extend(reversed(drawn.transpose(0, 1).chunk(len(places), dim=1)))
+            factor = kept.pop().to(activations.dtype).mul_(1 / (1 - rate))
+            return activations * factor.flatten(1, 2)
+
+        return drop
 
     def _stack(self, images: Tensor) -> Tensor:
         return images.flatten(0, 1).unsqueeze(0)

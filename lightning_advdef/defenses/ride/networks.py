@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_advdef.rng import SampleRNG
 
-Drop = Callable[[Tensor, int], Tensor]
+Drop = Callable[[Tensor], Tensor]
 
 
 def grouped(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -70,6 +70,11 @@ class Architecture(ABC):
     width: int
     depth: int
 
+    @property
+    @abstractmethod
+    def places(self) -> tuple[int, ...]:
+        """Numbers of the places of dropout, whose activations have one shape."""
+
     @abstractmethod
     def layers(self, channels: int) -> list[tuple[int, int]]:
         """Input and output channels of each layer, for images of so many channels."""
@@ -81,7 +86,7 @@ class Architecture(ABC):
         Args:
             images: R inputs for each of N networks.
             parameters: Weight ``(N, O, I, 3, 3)`` and bias ``(N, O)`` of each layer in turn.
-            drop: Dropout, called with activations ``(R, N * O, H, W)`` and the number of its place.
+            drop: Dropout, called with activations ``(R, N * O, H, W)`` at each of the ``places`` in turn.
         """
 
     def initial(self, channels: int, rng: SampleRNG) -> list[Tensor]:
@@ -107,6 +112,11 @@ class FCN(Architecture):
 
     dropped: tuple[int, ...] = ()
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The convolutions before dropout, counted from 0."""
+        return tuple(number - 1 for number in self.dropped)
+
     def layers(self, channels: int) -> list[tuple[int, int]]:
         """Input and output channels of each convolution."""
         sizes = [channels, *[self.width] * (self.depth - 1), channels]
@@ -118,8 +128,8 @@ class FCN(Architecture):
             images = convolve(images, parameters[2 * number], parameters[2 * number + 1])
             if number < self.depth - 1:
                 images = images.relu_()
-            if number + 1 in self.dropped:
-                images = drop(images, number)
+            if number in self.places:
+                images = drop(images)
         return images
 
 
@@ -130,6 +140,11 @@ class UNet(Architecture):
     ``depth`` levels of one convolution with ReLU, average pooling between them; on the way up nearest-neighbour
     upsampling, the level's features beside them, and one convolution; dropout at the lowest level.
     """
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The lowest level."""
+        return (self.depth,)
 
     def layers(self, channels: int) -> list[tuple[int, int]]:
         """Input and output channels of the convolutions: down, up, and the last one."""
@@ -144,7 +159,7 @@ class UNet(Architecture):
         for number, (weight, bias) in enumerate(pairs[: self.depth]):
             levels.append(convolve(F.avg_pool2d(images, 2) if number else images, weight, bias).relu_())
             images = levels[-1]
-        images = drop(images, self.depth)
+        images = drop(images)
         for level, (weight, bias) in zip(reversed(levels[:-1]), pairs[self.depth : -1], strict=True):
             images = _beside(F.interpolate(images, level.shape[-2:]), level, len(weight))
             images = convolve(images, weight, bias).relu_()

@@ -54,7 +54,7 @@ def test_derivatives_do_not_depend_on_work_in_place(monkeypatch, way, network):
         monkeypatch.setattr(Tensor, "relu_", relu)
         parameters = [one.double().requires_grad_() for one in network.initial(1, rng_of(2))]
         images = tensors(2, 1, 1, 1)[0]
-        loss = network(images, parameters, lambda activations, place: activations * 0.5).sin().sum()
+        loss = network(images, parameters, lambda activations: activations * 0.5).sin().sum()
         first = torch.autograd.grad(loss, [images, *parameters], create_graph=True)
         second = torch.autograd.grad(sum(one.square().sum() for one in first), [images, *parameters])
         sides.append([loss, *first, *second])
@@ -113,41 +113,42 @@ def test_relu_and_dropout_follow_the_layers_that_they_should():
     network = FCN(width=4, depth=5, dropped=(2, 4))
     parameters = network.initial(3, rng_of(1))
     images = torch.rand(2, 3, 6, 6)
-    found = network(images, parameters, lambda activations, place: 2 * activations)
+    found = network(images, parameters, lambda activations: 2 * activations)
     torch.testing.assert_close(found, plain_fcn(images, parameters, (2, 4)))
 
 
-@pytest.mark.parametrize("network", [FCN(4, 3, (2,)), UNet(4, 3)])
-def test_each_place_of_dropout_has_a_number_of_its_own(network):
-    places = []
-    network(torch.rand(1, 6, 8, 8), network.initial(3, rng_of(2)), lambda values, place: places.append(place) or values)
-    assert len(set(places)) == len(places) > 0
+@pytest.mark.parametrize("network", [FCN(4, 3, (2,)), FCN(4, 5, (2, 3, 4)), UNet(4, 3)])
+def test_networks_drop_at_their_places_activations_of_one_shape(network):
+    shapes = []
+    network(torch.rand(1, 6, 8, 8), network.initial(3, rng_of(2)), lambda values: shapes.append(values.shape) or values)
+    assert len(shapes) == len(set(network.places)) > 0
+    assert len(set(shapes)) == 1
 
 
 @pytest.mark.parametrize("size", [(28, 28), (30, 30), (7, 9)])
 @pytest.mark.parametrize("network", [FCN(4, 3), UNet(4, 3)])
 def test_images_keep_their_size(network, size):
     images = torch.rand(2, 3 * 2, *size)
-    assert network(images, network.initial(2, rng_of(3)), lambda values, place: values).shape == images.shape
+    assert network(images, network.initial(2, rng_of(3)), lambda values: values).shape == images.shape
 
 
 @pytest.mark.parametrize("network", [FCN(4, 3), UNet(4, 3)])
 def test_networks_do_not_see_each_others_images(network):
     parameters = network.initial(1, rng_of(3))
     images = torch.rand(2, 3, 12, 12)
-    together = network(images, parameters, lambda values, place: values)
+    together = network(images, parameters, lambda values: values)
     for number in range(3):
         own = [parameter[number : number + 1] for parameter in parameters]
-        alone = network(images[:, number : number + 1], own, lambda values, place: values)
+        alone = network(images[:, number : number + 1], own, lambda values: values)
         torch.testing.assert_close(together[:, number : number + 1], alone)
 
 
 def test_a_unet_has_skips_past_its_lowest_level():
     network = UNet(4, 3)
     parameters = network.initial(1, rng_of(1))
-    found = network(torch.rand(1, 1, 16, 16), parameters, lambda values, place: torch.zeros_like(values))
+    found = network(torch.rand(1, 1, 16, 16), parameters, lambda values: torch.zeros_like(values))
     assert found[0, 0, 4:-4, 4:-4].std() > 1e-4
-    lowest = network(torch.rand(1, 1, 4, 4), parameters, lambda values, place: values + 1e3)
+    lowest = network(torch.rand(1, 1, 4, 4), parameters, lambda values: values + 1e3)
     assert lowest.abs().mean() > 10
 
 
