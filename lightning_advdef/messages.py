@@ -6,12 +6,16 @@ import difflib
 import inspect
 import pydoc
 import re
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.progress import track
 
 # one console for all progress bars, since only then can they stand below each other
 TERMINAL = Console(stderr=True)
+
+_Item = TypeVar("_Item")
 
 _KEY = re.compile(r'Parser key "([^"]+)":\s*')
 _UNKNOWN_CLASS = re.compile(
@@ -32,6 +36,11 @@ _NOISE = re.compile(
 )
 
 _NO_CLASS = "there is no class"
+
+
+def with_bar(items: Sequence[_Item], doing: str, shown: bool) -> Iterable[_Item]:
+    """The items, with a bar on the terminal while they are worked on, if it is shown."""
+    return track(items, doing, console=TERMINAL, transient=True, disable=not (shown and TERMINAL.is_terminal))
 
 
 def shorten(message: str) -> str:

@@ -1,9 +1,13 @@
 """One sentence from the nested messages of the argument parser."""
 
-import pytest
+import io
 
+import pytest
+from rich.console import Console
+
+from lightning_advdef import messages
 from lightning_advdef.cli import AdvDefCLI
-from lightning_advdef.messages import shorten
+from lightning_advdef.messages import shorten, with_bar
 from tests.conftest import scenario
 
 DIGITS = ["test", "--model=StandardModule", "--data=Digits"]
@@ -79,3 +83,13 @@ def test_a_mistyped_option(sentence, arguments, expected):
 )
 def test_a_mistyped_option_in_a_file(sentence, text, expected):
     assert sentence(text=text).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown", "drawn"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_work_has_a_bar_on_a_terminal_alone(monkeypatch, terminal, shown, drawn):
+    output = io.StringIO()
+    monkeypatch.setattr(messages, "TERMINAL", Console(file=output, force_terminal=terminal, width=80))
+    assert list(with_bar([3, 1, 2], "counting", shown)) == [3, 1, 2]
+    assert ("counting" in output.getvalue()) == drawn

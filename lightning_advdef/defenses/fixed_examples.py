@@ -21,6 +21,7 @@ from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import ImageDataset, MemoryImages
 from lightning_advdef.files import whole_file
 from lightning_advdef.hashing import code_hash
+from lightning_advdef.messages import with_bar
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 from lightning_advdef.waiting import wait_until
@@ -106,7 +107,7 @@ def load_or_make(
     elif not path.is_file():
         print(f"making {len(dataset)} adversarial training images: {path}")
         with _telling(failed):
-            _make(surrogate, attack, dataset, trainer.strategy.root_device, seed, leaves, path)
+            _make(surrogate, attack, dataset, trainer, seed, leaves, path)
     return FixedExamples(dataset.indices, load_file(path)["images"])
 
 
@@ -141,6 +142,11 @@ def validation_images(trainer: Trainer) -> ImageDataset | None:
     return _in_order(loader.dataset) if len(loader) else None
 
 
+def progress_shown(trainer: Trainer) -> bool:
+    """Whether this process draws bars."""
+    return trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+
 def _in_order(dataset: ImageDataset) -> ImageDataset:
     return ImageDataset(dataset.source, dataset.indices.sort().values)
 
@@ -170,22 +176,25 @@ def _make(
     surrogate: Surrogate,
     attack: Attack,
     dataset: ImageDataset,
-    device: torch.device,
+    trainer: Trainer,
     seed: int,
     leaves: Leaves,
     path: Path,
 ) -> None:
     """Some images at a time, each lot in a file of its own until all are there."""
-    lots, images = path.with_suffix(".lots"), []
-    for number, positions in enumerate(torch.split(torch.arange(len(dataset)), _ATTACKED_AT_ONCE)):
-        lot = lots / f"{number}.safetensors"
+    folder, images = path.with_suffix(".lots"), []
+    lots = torch.split(torch.arange(len(dataset)), _ATTACKED_AT_ONCE)
+    for number, positions in enumerate(with_bar(lots, "attacking training images", progress_shown(trainer))):
+        lot = folder / f"{number}.safetensors"
         if not lot.is_file():
-            batch = Batch(*(tensor.to(device) for tensor in dataset.__getitems__(positions.tolist())))
+            batch = Batch(
+                *(tensor.to(trainer.strategy.root_device) for tensor in dataset.__getitems__(positions.tolist()))
+            )
             rng = SampleRNG.for_images(batch.indices, seed, "train")
             _save(attacked(surrogate, attack, batch, rng, leaves).cpu(), lot)
         images.append(load_file(lot)["images"])
     _save(torch.cat(images), path)
-    shutil.rmtree(lots, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _save(images: Tensor, path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_advdef.data.sources import ImageDataset
+from lightning_advdef.messages import with_bar
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch
 
@@ -91,6 +92,7 @@ def embedded(
     versions: Callable[[Batch], list[Tensor]],
     embed: Callable[[Tensor], tuple[Tensor, Tensor]],
     device: torch.device,
+    progress: bool = False,
 ) -> Embedded:
     """Embeddings of some versions of all images.
 
@@ -99,9 +101,11 @@ def embedded(
         versions: From a batch to batches of images ``(N, C, H, W)``.
         embed: From images to embeddings ``(N, d)`` and logits ``(N, K)``.
         device: Where all is computed and the embeddings stay.
+        progress: Whether the terminal shows a bar.
     """
     parts, classes = [], 0
-    for positions in torch.split(torch.arange(len(dataset)), _AT_ONCE):
+    lots = torch.split(torch.arange(len(dataset)), _AT_ONCE)
+    for positions in with_bar(lots, f"embedding {len(dataset)} images", progress):
         batch = Batch(*(tensor.to(device) for tensor in dataset.__getitems__(positions.tolist())))
         for images in versions(batch):
             features, logits = embed(images)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_advdef.attacks.base import attack_mode
 from lightning_advdef.defenses.base import global_seed
-from lightning_advdef.defenses.fixed_examples import training_images, validation_images
+from lightning_advdef.defenses.fixed_examples import progress_shown, training_images, validation_images
 from lightning_advdef.defenses.idfr.adversaries import Adversaries, Recipe
 from lightning_advdef.defenses.idfr.embeddings import Embedded, EmbeddingPools, Pairing, embedded
 from lightning_advdef.defenses.idfr.training import Networks, PartTraining
@@ -55,19 +55,25 @@ class RestorerTraining(PartTraining):
         assert self.adversaries is not None
         known, device = self.adversaries, trainer.strategy.root_device
         fresh, validation = Adversaries(self.recipe, known.surrogate), validation_images(trainer)
+        training, progress = training_images(trainer), progress_shown(trainer)
         self.held_out = None
+        if trainer.is_global_zero:
+            print(f"embedding {len(training)} training images, clean and attacked, before the first epoch")
         # Lightning brings its precision to training steps alone, and this comes before the first
         embed = partial(self._embed, trainer.precision_plugin.forward_context)
         self.pools = EmbeddingPools(
             *embedded(
-                training_images(trainer),
+                training,
                 lambda batch: [batch.images, *self._adversarial(known, batch, "train")],
                 embed,
                 device,
+                progress,
             )
         )
         if validation is not None:
-            self.held_out = embedded(validation, lambda batch: self._adversarial(fresh, batch, "val"), embed, device)
+            self.held_out = embedded(
+                validation, lambda batch: self._adversarial(fresh, batch, "val"), embed, device, progress
+            )
 
     def _adversarial(self, adversaries: Adversaries, batch: Batch, split: str) -> list[Tensor]:
         rng = SampleRNG.for_images(batch.indices, global_seed(), split).stream("adversary")
