@@ -99,6 +99,12 @@ def _package_source() -> bytes:
     return b"".join(path.read_bytes() for path in paths)
 
 
+def is_own(kind: type) -> bool:
+    """Whether a class is the user's: not of this package, nor Python's, nor installed."""
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ == "__main__" or (module is not None and _own_path(module) is not None)
+
+
 def _own_path(module: ModuleType) -> Path | None:
     """File of a module of the user's; None for one of this package or of Python, installed, or without a file."""
     path = Path(getattr(module, "__file__", None) or "")

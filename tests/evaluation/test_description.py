@@ -3,7 +3,9 @@
 import json
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,18 @@ from tests.toys import Foreign
 @dataclass
 class Settings:
     sigma: float = 0.1
+
+
+class Own:
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def linear(value):
+    """A module whose weights are not those of another value."""
+    module = nn.Linear(2, 2)
+    nn.init.constant_(module.weight, value)
+    return module
 
 
 class Answering(nn.Module):
@@ -41,15 +55,30 @@ class Answering(nn.Module):
         (nn.functional.relu, nn.functional.silu),
         (partial(nn.functional.leaky_relu, negative_slope=0.1), partial(nn.functional.leaky_relu, negative_slope=0.2)),
         (nn.ReLU(), nn.Sigmoid()),
+        (torch.tensor(1.0), torch.tensor(2.0)),
+        (np.zeros(3), np.ones(3)),
+        (np.zeros(4), np.zeros((2, 2))),
+        (Own(sign=1), Own(sign=-1)),
+        (Own(within=Own(table=torch.zeros(2))), Own(within=Own(table=torch.ones(2)))),
+        (SimpleNamespace(sign=1), SimpleNamespace(sign=-1)),
+        ([linear(1)], [linear(2)]),
     ],
 )
-def test_attributes_of_any_submodule_are_told(one, other):
+@pytest.mark.parametrize("name", ["setting", "_setting"])
+def test_attributes_of_any_submodule_are_told(one, other, name):
     texts = set()
     for value in (one, other):
         network = Answering()
-        network.inner[0].setting = value
+        setattr(network.inner[0], name, value)
         texts.add(json.dumps(describe_network(network)))
     assert len(texts) == 2
+
+
+def test_what_holds_itself_is_told_once():
+    network, own = Answering(), Own()
+    own.itself = own
+    network.setting = [network, own]
+    assert describe_network(network)["layers"]["self"].endswith("[None, {'Own': {'itself': None}}]}")
 
 
 def test_what_differs_between_two_runs_is_left_out():
@@ -57,7 +86,8 @@ def test_what_differs_between_two_runs_is_left_out():
         def extra_repr(self):
             return f"inner={self.tool}"
 
-    tools = [Named(tool=object(), chosen=lambda images: images, drawn=torch.rand(3)) for _ in range(2)]
+    made = torch.rand(3, requires_grad=True) * 2
+    tools = [Named(tool=object(), chosen=lambda images: images, made=value) for value in (made, made + 1)]
     assert repr(tools[0].tool) != repr(tools[1].tool)
     assert describe_network(tools[0]) == describe_network(tools[1])
 
