@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from lightning_advdef.checkpoints import plain, tensor_bytes, weights_hash
 from lightning_advdef.data.sources import FileImages, ImageDataset, MemoryImages
@@ -27,12 +28,15 @@ def data_hash(dataset: Any) -> str | None:
     """SHA-256 over the test images.
 
     Pixels are hashed as :func:`described_images` does, whatever data module holds them and as which type. Image files
-    are taken by name and size; of a data set that is not ours, its length and a few items; None if it cannot be
-    indexed.
+    are taken by name and size; of a data set that is not ours, its length and a few items, or all if they are tensors
+    in memory; None if it cannot be indexed.
     """
     digest = hashlib.sha256()
     if isinstance(dataset, ImageDataset):
         _update_with_images(digest, dataset)
+    elif isinstance(dataset, TensorDataset):
+        for tensor in dataset.tensors:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor_bytes(tensor))
     elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
         digest.update(str(len(dataset)).encode())
         for index in range(0, len(dataset), max(1, len(dataset) // _FOREIGN_SAMPLES)):

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 from lightning_advdef.evaluation.fingerprint import described_loader
 from tests.toys import foreign_loader
@@ -28,3 +28,15 @@ def test_a_sampler_of_batches_knows_their_size():
     dataset = foreign_loader().dataset
     loader = DataLoader(dataset, batch_sampler=BatchSampler(SequentialSampler(dataset), 8, drop_last=False))
     assert described(1, loader=loader) == described(1, batch_size=8)
+
+
+def test_every_tensor_in_memory_counts():
+    images, labels = foreign_loader(count=200).dataset.tensors
+    other = images.clone()
+    other[1::2] = 1 - images[1::2]
+    first, second, again = (
+        described(1.0, loader=DataLoader(TensorDataset(each, labels), batch_size=8))
+        for each in (images, other, images.clone())
+    )
+    assert first == again
+    assert first != second
