@@ -53,8 +53,10 @@ def plain(value: Any) -> Any:
         return [item for item in map(plain, value) if item is not _DROPPED]
     if inspect.isclass(value):
         return {"class_path": f"{value.__module__}.{value.__qualname__}"}
-    if isinstance(value, functools.partial) and inspect.isclass(value.func):
-        return plain(value.func) | {"init_args": plain(value.keywords)}
+    if isinstance(value, functools.partial):
+        # jsonargparse hands over a function that is given the class
+        kind = next((each for each in (value.func, *value.args) if inspect.isclass(each)), None)
+        return _DROPPED if kind is None else plain(kind) | {"init_args": plain(value.keywords)}
     if dataclasses.is_dataclass(value):
         arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         return plain(type(value)) | {"init_args": plain(arguments)}

@@ -14,6 +14,7 @@ from lightning_advdef.evaluation.diagnostics.behaviour import (
     random_without_eot,
     runs_capped,
 )
+from lightning_advdef.evaluation.suites import read_scenarios
 from lightning_advdef.models import MLP
 from tests.evaluation.diagnostics.helpers import evidence
 from tests.toys import KnownRounding, NoisyInput
@@ -43,6 +44,30 @@ def status(check, scenarios, **settings):
 )
 def test_a_defense_that_names_surrogates_wants_one_that_fits(surrogate, expected):
     assert status(no_adaptive_attack, [Scenario("a", PGD(0.1), surrogate)], defense=known()) == expected
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "of_plain", "of_known"),
+    [
+        ("FullGradient", True, False),
+        ("Undefended", False, False),
+        ("BPDA", True, True),
+        ("{class_path: EOT, init_args: {samples: 2}}", True, False),
+        ("{class_path: EOT, init_args: {samples: 2, of: Undefended}}", False, False),
+        ("{class_path: EOT, init_args: {samples: 2, of: BPDA}}", True, True),
+    ],
+)
+def test_surrogates_of_a_configuration_count_as_those_of_python_do(tmp_path, surrogate, of_plain, of_known):
+    (tmp_path / "suite.yaml").write_text(
+        "evaluation: {scenarios: [{name: a, attack: {class_path: PGD, init_args: {eps: 0.1}}, surrogate: "
+        + surrogate
+        + "}]}"
+    )
+    scenarios = read_scenarios(tmp_path / "suite.yaml")
+    for defense, expected in ((NoisyInput(DIGITS, spec="digits"), of_plain), (known(), of_known)):
+        found = evidence(scenarios, defense=defense)
+        ((scenario, summary),) = found.scenarios
+        assert found.knows_the_defense(scenario, summary["access"]) == expected
 
 
 def test_what_is_next_names_the_surrogates_of_the_defense():

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from lightning_advdef.attacks import APGD, BPDA, EOT, FGSM, PGD, Cascade, DeepFool, FullGradient, Square
+from lightning_advdef.checkpoints import plain
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics import suggestion
 from lightning_advdef.evaluation.diagnostics.diagnose import diagnose
@@ -91,6 +92,18 @@ def test_a_test_time_part_without_surrogates_is_attacked_around():
 
 def test_an_attack_without_steps_cannot_be_made_longer():
     assert suggestion.longer("check", Scenario("all", Cascade(attacks={"pgd": PGD(0.1)}))) == ""
+
+
+def test_an_attack_of_a_configuration_is_made_longer_through_its_surrogate(tmp_path):
+    surrogate = {"class_path": "EOT", "init_args": {"samples": 3, "of": "BPDA"}}
+    attack = {"class_path": "PGD", "init_args": {"eps": 0.1, "steps": 10}}
+    row = {"name": "a", "attack": attack, "surrogate": surrogate}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"evaluation": {"scenarios": [row]}}))
+    (entry,) = yaml.safe_load(suggestion.longer("check", *read_scenarios(tmp_path / "suite.yaml")))
+    assert entry["attack"]["init_args"]["steps"] > 10
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump({"evaluation": {"scenarios": [entry]}}))
+    (longer,) = read_scenarios(tmp_path / "longer.yaml")
+    assert plain(longer.surrogate) == plain(read_scenarios(tmp_path / "suite.yaml")[0].surrogate)
 
 
 def test_what_is_suggested_for_an_l1_budget_stays_in_it():
