@@ -17,6 +17,8 @@ from lightning_advdef.data.specs import standard_eps
 from lightning_advdef.hashing import file_hashes
 from lightning_advdef.types import Access, Eps
 
+SEVERAL = 10  # gradients from which an attack counts as iterative
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -65,6 +67,10 @@ class Scenario:
             if len(set(self.eps)) != len(self.eps) or not self.eps:
                 raise ValueError(f"{self.name}: eps must be different numbers, got {self.eps}")
             object.__setattr__(self, "eps", [Eps(size) for size in self.eps])
+
+    def takes_few_gradients(self, classes: int) -> bool:
+        """Whether its attack follows gradients, but fewer of an image that holds than one that iterates."""
+        return self.attack.needs == "gradients" and self.attack.cost(classes).backward < SEVERAL
 
     def bind(self, defense: nn.Module) -> Surrogate:
         """The surrogate of one defense.

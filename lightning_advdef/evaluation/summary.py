@@ -107,7 +107,7 @@ def _budgets(scenarios: Sequence[Scenario]) -> list[tuple[Norm, float]]:
 
 def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
     name, norm = scenario.name, attack_norm(scenario.attack)
-    right = rows["clean/prediction"] == rows["label"]
+    right, classes = rows["clean/prediction"] == rows["label"], max(2, int(rows["label"].max()) + 1)
     lost = right & (rows[f"{name}/prediction"] != rows["label"])
     summary: dict[str, Any] = {
         "norm": norm,
@@ -116,6 +116,7 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "attack_success_rate": float(lost.sum() / right.sum().clamp_min(1)),
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
+        "few_gradients": scenario.takes_few_gradients(classes),
     }
     summary |= _defense_steps(rows, name) | _rejections(rows, name)
     if isinstance(scenario.attack, FixedBudgetAttack):

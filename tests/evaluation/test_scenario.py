@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from lightning_advdef.__main__ import run
-from lightning_advdef.attacks import FGSM, DeepFool, FullGradient, Undefended
+from lightning_advdef.attacks import FGSM, PGD, DeepFool, FullGradient, Noise, Square, Undefended
 from lightning_advdef.evaluation import Scenario, expand
 from tests.conftest import result_of, scenario
 
@@ -119,3 +119,17 @@ def test_the_saved_configuration_keeps_the_word_adaptive(capsys):
 def test_settings_of_a_surrogate_may_be_bound():
     factory = functools.partial(Undefended)
     assert type(Scenario("a", ATTACK, factory).bind(nn.Identity())) is Undefended
+
+
+@pytest.mark.parametrize(
+    ("attack", "few"),
+    [
+        (FGSM(0.1), True),
+        (PGD(0.1, steps=9), True),
+        (PGD(0.1, steps=10), False),
+        (Square(0.1, queries=1), False),
+        (Noise(0.1), False),
+    ],
+)
+def test_an_attack_of_fewer_than_ten_gradients_takes_few(attack, few):
+    assert Scenario("a", attack).takes_few_gradients(classes=10) == few

@@ -9,9 +9,9 @@ from itertools import pairwise
 from lightning_advdef.attacks import FixedBudgetAttack
 from lightning_advdef.checkpoints import plain
 from lightning_advdef.evaluation.diagnostics import suggestion
-from lightning_advdef.evaluation.diagnostics.evidence import SEVERAL, Evidence, gain
+from lightning_advdef.evaluation.diagnostics.evidence import Evidence, gain
 from lightning_advdef.evaluation.diagnostics.finding import Check, Finding, Measure
-from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.evaluation.scenario import SEVERAL, Scenario
 from lightning_advdef.types import DIFFERENTIATING
 
 _UNIT = "difference in accuracy"

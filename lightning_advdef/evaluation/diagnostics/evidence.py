@@ -12,15 +12,14 @@ from torch import Tensor
 
 from lightning_advdef.attacks import EOT, Attack, FixedBudgetAttack, FullGradient, Surrogate, SurrogateFactory
 from lightning_advdef.attacks.surrogates import as_defense
-from lightning_advdef.checkpoints import plain
+from lightning_advdef.checkpoints import plain, same_settings
 from lightning_advdef.evaluation.diagnostics.probes import Probes
 from lightning_advdef.evaluation.judge import Judge
 from lightning_advdef.evaluation.rows import Rows, robust
-from lightning_advdef.evaluation.scenario import Scenario
+from lightning_advdef.evaluation.scenario import SEVERAL, Scenario
 from lightning_advdef.metrics import mean_interval, paired_difference
 from lightning_advdef.types import DIFFERENTIATING, Norm
 
-SEVERAL = 10  # gradients from which an attack counts as iterative
 CONFIDENCE = 0.99  # there are many checks, so that one in twenty would be too many
 _FULL, _EOT = plain(FullGradient), plain(EOT)
 
@@ -133,7 +132,9 @@ class Evidence:
         own: Any = (plain([scenario.surrogate]) or [None])[0]
         while own is not None and own["class_path"] == _EOT["class_path"]:
             own = own["init_args"].get("of", _FULL) if "init_args" in own else _FULL
-        return own in (plain(list(self.named_surrogates.values())) if self.named_surrogates else [_FULL])
+        fitting = plain(list(self.named_surrogates.values())) if self.named_surrogates else [_FULL]
+        # a YAML states defaults, too
+        return own is not None and any(same_settings(own, each) for each in fitting)
 
 
 def _is_token(attack: Attack, stated: Mapping[Norm, float]) -> bool:

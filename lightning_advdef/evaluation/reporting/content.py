@@ -30,7 +30,8 @@ class Contrast(NamedTuple):
         eps: The budget, in pixel units.
         paper: Accuracy under all scenarios together that do not reach the defending part; None if there is none.
         paper_names: Names of those of this budget.
-        knowing: Accuracy under all scenarios together whose attacker knows the defense; None if there is none.
+        knowing: Accuracy under all scenarios together whose attacker knows the defense; None if there is none, or none
+            of this budget takes queries or several gradients.
         knowing_names: Names of those of this budget.
         passes: Mean forward and backward passes per image of the latter, all together.
     """
@@ -117,6 +118,8 @@ def _contrast(run: Run, norm: Norm, eps: float) -> Contrast:
     boxed = [s for s in run.result["scenarios"] if s["attack"]["init_args"].get("box", True)]
     paper, knowing = ([s for s in boxed if s["access"] in access] for access in (PAPER, KNOWING))
     of_budget = [[s for s in found if (s["norm"], s.get("eps")) == (norm, eps)] for found in (paper, knowing)]
+    if all(s.get("few_gradients", False) for s in of_budget[1]):
+        of_budget[1] = []  # a single step is no strong attack, whoever takes it
     accuracies = [
         _worst(run, found, norm, eps) if stated else None
         for found, stated in zip((paper, knowing), of_budget, strict=True)

@@ -24,6 +24,21 @@ def test_paper_protocol_and_strong_attack_are_told_apart_at_each_budget(tmp_path
     assert large.passes == 5.0
 
 
+def test_a_single_step_alone_is_no_strong_attack(tmp_path):
+    fgsm = [bounded(f"fgsm{eps}", "white", eps, (False,) * 5) | {"few_gradients": True} for eps in (0.05, 0.1)]
+    folder = evaluated(tmp_path / "run", scenarios=fgsm)
+    small, large = contrasts(one(folder))
+    assert small.knowing_names == ("bpda/eps0.05", "fgsm0.05")
+    assert large.knowing_names == ("bpda/eps0.1", "fgsm0.1")
+    path = folder / "robustness.json"
+    result = json.loads(path.read_text())
+    result["scenarios"] = [row for row in result["scenarios"] if row["name"] != "bpda/eps0.05"]
+    path.write_text(json.dumps(result))
+    small, large_alone = contrasts(one(folder))
+    assert (small.knowing, small.knowing_names, small.passes) == (None, (), 0)
+    assert large_alone == large
+
+
 def test_noise_is_neither_protocol(tmp_path):
     noise = bounded("noise", "none", 0.1, (True,) * 5, attack="Noise")
     _, large = contrasts(one(evaluated(tmp_path / "run", scenarios=[noise])))
