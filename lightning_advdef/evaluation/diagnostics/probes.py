@@ -178,13 +178,20 @@ def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) ->
         classes = max(2, int(rows["label"].max()) + 1)
         count = affordable(judge.runners.values(), len(rows["index"]), graded, classes, surrogate.draws)
         few = chosen(len(batch.images), count)
-        images = Batch(*(tensor[few.to(tensor.device)] for tensor in batch))
+        found = _look_again(judge, surrogate, batch, few)
+        if len(few) < PROBED and found[1] is not None and found[1].any():
+            # one of so few that holds against everything may do so by luck, many of more do not
+            few = chosen(len(batch.images), PROBED)
+            found = _look_again(judge, surrogate, batch, few)
         compared = chosen(len(rows["index"]), COMPARED)
-        return Probes(name, compared, undefended, compared[few], *_look_again(judge, surrogate, images))
+        return Probes(name, compared, undefended, compared[few], *found)
 
 
-def _look_again(judge: Judge, surrogate: Surrogate, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor, Tensor, bool]:
-    """What the deployed defense makes of a few images, in the order of :class:`Probes`."""
+def _look_again(
+    judge: Judge, surrogate: Surrogate, batch: Batch, few: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, bool]:
+    """What the deployed defense makes of a few rows of the batch, in the order of :class:`Probes`."""
+    batch = Batch(*(tensor[few.to(tensor.device)] for tensor in batch))
     rng = SampleRNG.for_images(batch.indices, judge.settings.seed).stream("diagnostics")
     with surrogate.in_float32():
         cosines, finite = _gradients(surrogate, batch, rng, judge.settings.batch_size)

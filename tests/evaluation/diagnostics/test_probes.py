@@ -5,9 +5,10 @@ import functools
 import pytest
 import torch
 import yaml
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lightning_advdef.attacks import PGD, FullGradient, Square, Undefended
+from lightning_advdef.attacks import FGSM, PGD, FullGradient, Square, Undefended
 from lightning_advdef.data import Digits
 from lightning_advdef.defenses import PurificationModule
 from lightning_advdef.evaluation import Judge, Scenario, evaluate
@@ -17,9 +18,11 @@ from lightning_advdef.evaluation.diagnostics.probes import (
     affordable,
     chosen,
     pick,
+    probe,
     probe_cost,
     sample,
 )
+from lightning_advdef.evaluation.summary import summarise
 from lightning_advdef.models import MLP
 from lightning_advdef.purifiers import BitDepth, Median
 from lightning_advdef.types import Batch
@@ -203,6 +206,32 @@ def test_passes_are_those_that_are_told():
         costs.append(network.asked)
     bare = 64 + PROBED
     assert costs[1] - costs[0] == bare + PROBED * probe_cost(draws=1).forward
+
+
+class Turned(nn.Module):
+    """A classifier whose derivative by a picture points elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = Network()
+
+    def forward(self, images):
+        return self.network(images.detach() + images.roll((3, 4), (2, 3)) - images.roll((3, 4), (2, 3)).detach())
+
+
+@pytest.mark.parametrize(("make", "expected"), [(Network, 8), (Turned, 32)])
+def test_where_one_of_few_images_holds_against_everything_more_are_looked_at(make, expected):
+    torch.manual_seed(0)
+    network = make()
+    images = some_digits(60)[0]
+    labels = network(images).argmax(dim=1)
+    batch = Batch(images, labels, torch.arange(60))
+    judge = Judge(network, [Scenario("fgsm", FGSM(0.1))])
+    rows = judge(batch)
+    summary = summarise(rows, judge.scenarios, judge.describe())
+    found = probe(judge, summary, rows, pick(batch))
+    assert len(found.probed) == len(found.survived) == len(found.noisy) == expected
+    assert bool(found.survived.any()) == (make is Turned)
 
 
 @pytest.mark.parametrize(
