@@ -20,6 +20,7 @@ from lightning_advdef.evaluation.cache import AdversarialCache
 from lightning_advdef.evaluation.rows import Rows
 from lightning_advdef.evaluation.runner import ScenarioRunner
 from lightning_advdef.evaluation.scenario import Scenario, expand, require_unique_names
+from lightning_advdef.evaluation.summary import attack_norm
 from lightning_advdef.rng import SampleRNG
 from lightning_advdef.types import Batch, Norm, slices
 
@@ -256,7 +257,9 @@ class Judge:
             before = made[scenario.after]
             images = torch.where(per_image(beaten), before.images, images)
             real |= beaten & before.real
-        columns = columns | self._verdict(images, batch.images, batch.labels, rng.stream(scenario.name))
+        columns = columns | self._verdict(
+            images, batch.images, batch.labels, rng.stream(scenario.name), attack_norm(scenario.attack)
+        )
         columns |= {norm: lp_norm(images - batch.images, norm) for norm in NORMS}
         found: Rows = {}
         for name, column in columns.items():
@@ -271,7 +274,7 @@ class Judge:
                 found[name] = torch.where(beaten, smaller.get(name, kept), kept)
         return Made(images, real), found
 
-    def _verdict(self, images: Tensor, clean: Tensor, labels: Tensor, rng: SampleRNG) -> Rows:
+    def _verdict(self, images: Tensor, clean: Tensor, labels: Tensor, rng: SampleRNG, norm: Norm = "linf") -> Rows:
         """First prediction, share of correct draws, margin of the first draw; also of the rounded images on request.
 
         Raises:
@@ -295,7 +298,7 @@ class Judge:
             columns["correct_or_rejected"] = ((predictions == labels) | rejected).float().mean(dim=0)
         columns |= self._steps(len(images))
         if self.settings.rounded:
-            rounded = deployed_logits(self.defense, rounded_to_8_bits(images, clean), rng, draws).argmax(dim=2)
+            rounded = deployed_logits(self.defense, rounded_to_8_bits(images, clean, norm), rng, draws).argmax(dim=2)
             columns["rounded_correct"] = (rounded == labels).float().mean(dim=0)
         return columns
 
@@ -309,12 +312,23 @@ class Judge:
         return {name: votes.view(-1, count).float().mean(dim=0) for name, votes in shares.items()}
 
 
-def rounded_to_8_bits(images: Tensor, clean: Tensor) -> Tensor:
-    """Nearest multiples of 1/255, or those on the clean image's side where the nearest would leave the budget."""
-    nearest = (images * 255).round() / 255
+def rounded_to_8_bits(images: Tensor, clean: Tensor, norm: Norm) -> Tensor:
+    """Nearest multiples of 1/255, but no perturbation is larger than before: some pixels take that on the clean side.
+
+    Args:
+        images: Pixels in [0, 1], shape ``(N, C, H, W)``.
+        clean: Without the perturbation, multiples of 1/255, same shape.
+        norm: In which the perturbation is measured. In l_inf the pixels step back that moved further than any did
+            before; in other norms those that moved further than they did before, in images whose norm grew.
+    """
+    change, nearest = images - clean, (images * 255).round() / 255
+    moved, limit = (nearest - clean).abs(), lp_norm(change, norm) + 1e-6
+    if norm == "linf":
+        far = moved > per_image(limit)
+    else:
+        far = (moved > change.abs() + 1e-6) & per_image(lp_norm(moved, norm) > limit)
     # clean pixels of a file are multiples themselves, so that the step back never passes them
-    back = nearest - (images - clean).sign() / 255
-    return torch.where((nearest - clean).abs() > (images - clean).abs() + 1e-6, back, nearest).clamp(0, 1)
+    return torch.where(far, nearest - change.sign() / 255, nearest).clamp(0, 1)
 
 
 def columns_of(rows: Rows, scenario: str) -> Rows:

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from lightning_advdef.attacks import APGD, FAB, FGSM, PGD, Cascade, DeepFool, FixedBudgetAttack, Noise, Square
+from lightning_advdef.attacks.lp_ball import lp_norm
 from lightning_advdef.checkpoints import load_weights
 from lightning_advdef.data import get_spec
 from lightning_advdef.defenses import StandardModule
 from lightning_advdef.evaluation import Judge, Scenario
-from lightning_advdef.evaluation.judge import JudgeSettings, rounded_to_8_bits
+from lightning_advdef.evaluation.judge import NORMS, JudgeSettings, rounded_to_8_bits
 from lightning_advdef.evaluation.rows import robust
 from lightning_advdef.evaluation.summary import summarise
 from lightning_advdef.models import MLP
@@ -369,13 +370,26 @@ def test_a_budget_at_which_nothing_is_left_asks_about_no_empty_batch(attack):
     assert rows["a/eps0.6/forward"].tolist() == [0, 0, 0]
 
 
-def test_rounding_never_leaves_the_budget():
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("eps", [2 / 255, 0.3])
+def test_rounding_makes_no_perturbation_larger(norm, eps):
     clean = torch.arange(256).repeat(4).view(4, 1, 16, 16) / 255
-    adversarial = (clean + Noise(0.3)(Flat(), clean, torch.zeros(4).long()) - clean).clamp(0, 1)
-    rounded = rounded_to_8_bits(adversarial, clean)
-    assert ((rounded - clean).abs() <= (adversarial - clean).abs() + 1e-6).all()
+    adversarial = (clean + Noise(eps)(Flat(), clean, torch.zeros(4).long()) - clean).clamp(0, 1)
+    rounded = rounded_to_8_bits(adversarial, clean, norm)
+    assert (lp_norm(rounded - clean, norm) <= lp_norm(adversarial - clean, norm) + 1e-5).all()
     assert (rounded - adversarial).abs().max() < 1 / 255
     torch.testing.assert_close(rounded * 255, (rounded * 255).round(), atol=1e-4, rtol=0)
+
+
+def test_rounding_takes_the_nearest_level_that_the_budget_allows():
+    def levels(norm, *change):
+        clean = torch.full((1, 1, 1, len(change)), 100 / 255)
+        found = rounded_to_8_bits(clean + torch.tensor(change).view_as(clean) / 255, clean, norm)
+        return ((found - clean) * 255).round().flatten().tolist()
+
+    assert levels("linf", 1.7, -1.7, 2.6, 0.4) == [2, -2, 2, 0], "2.6 is as far as a pixel may go"
+    assert levels("l1", 1.7, -1.7, 2.4, 0.4) == [2, -2, 2, 0], "6 levels in all, where it was 6.2"
+    assert levels("l2", 1.7, -1.7) == [1, -1], "2 levels each would be too far"
 
 
 def test_nan_logits_are_no_verdict():
