@@ -132,7 +132,8 @@ class DefenseModule(LightningModule):
             return self.classify(purify(images, rng))
         draws = SampleRNG.cat([rng.stream("vote", vote) for vote in range(self.votes)])
         repeated = images.repeat(self.votes, 1, 1, 1)
-        logits = self.classify(purify(repeated, draws)).view(self.votes, len(images), -1)
+        # a graph whose batch may have any size has no length, but a shape
+        logits = self.classify(purify(repeated, draws)).view(self.votes, images.shape[0], -1)
         return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(self.votes)
 
     @property

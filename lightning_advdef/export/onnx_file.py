@@ -85,7 +85,7 @@ def _traced(defense: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = str(error.__cause__ or error).strip().partition("\n\n")[0].replace("\n", " ")
         raise ValueError(f"{type(defense).__name__} cannot be exported, since it cannot be traced: {cause}") from error
     assert program is not None
     return program

@@ -66,6 +66,8 @@ class JPEG(Purifier):
         """Coded and decoded images."""
         if images.shape[1] not in (1, 3):
             raise ValueError(f"JPEG codes images of 1 or 3 channels, got {images.shape[1]}: choose another purifier")
+        if not len(images):
+            return images.clone()
         pixels = (images.detach().float() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         coded = torch.stack([decode_jpeg(encode_jpeg(image, self.quality)) for image in pixels])
         return coded.to(images) / 255

@@ -2,6 +2,7 @@
 
 import functools
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -69,6 +70,15 @@ class Branching(nn.Module):
 
     def forward(self, images):
         return images.flatten(1) if images.mean() > 0.5 else -images.flatten(1)
+
+
+@pytest.mark.slow
+def test_votes_of_a_deterministic_purifier_can_be_a_graph(tmp_path):
+    defense, images = PurificationModule(NETWORK, BitDepth(3), votes=3, spec=SPEC).eval(), torch.rand(5, 1, 8, 8)
+    write_onnx(defense, images[:2], tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), defense(images), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -32,6 +32,11 @@ def test_images_keep_shape_dtype_and_contiguity(purifier, images):
     assert found.is_contiguous()
 
 
+def test_no_images_are_purified_to_none(purifier):
+    found = apply(purifier, random_images(0, 3))
+    assert found.shape == random_images(0, 3).shape
+
+
 def test_short_floats_give_nearly_the_same(purifier, images):
     images = images.bfloat16()
     found = apply(purifier, images)
