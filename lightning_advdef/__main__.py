@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+_STOPPED = "stopped by SIGTERM: the same command goes on with an evaluation, and with --ckpt_path last with a training"
 _HINT = "(set ADVDEF_TRACEBACK=1 for the full traceback)"
 
 
@@ -118,13 +120,19 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def main() -> None:
-    """Runs one command; an error is one sentence on stderr and exit status 2."""
+    """Runs one command; an error is one sentence on stderr and exit status 2, a stop by SIGTERM one and 143."""
     _quieten()
     try:
         _see_own_modules()
         run(sys.argv[1:])
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError, argparse.ArgumentError) as error:
         _fail(error)
+    except SystemExit as stop:
+        # Lightning's answer to the signal, by its name, since its import would slow down the other commands
+        if type(stop).__name__ != "SIGTERMException":
+            raise
+        print(f"advdef: {_STOPPED}", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         # Lightning's own complaint about the Trainer's settings; its import would slow down the other commands
         if type(error).__name__ != "MisconfigurationException":

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_advdef.__main__ import main, run
 from lightning_advdef.cli import AdvDefCLI
@@ -210,6 +211,18 @@ def test_the_command_sees_modules_of_the_current_folder(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit) as caught:
         main()
     assert (caught.value.code, sys.path) == (0, [str(tmp_path), *before]), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "status"), [(SIGTERMException(), 143), (SystemExit(0), 0), (SystemExit(2), 2)])
+def test_a_stop_by_a_signal_is_no_success(monkeypatch, capsys, stop, status):
+    def run(arguments):
+        raise stop
+
+    monkeypatch.setattr("lightning_advdef.__main__.run", run)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == status
+    assert ("--ckpt_path last" in capsys.readouterr().err) == (status == 143)
 
 
 def test_the_data_set_gives_the_network_its_shape(advdef):
