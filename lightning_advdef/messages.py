@@ -77,7 +77,8 @@ def _reword(text: str, keys: list[str], class_path: str) -> str:
         listed = f"; choose one of {', '.join(choices)}, or give the import path of your own" if choices else ""
         return f"{_NO_CLASS} {match[1]}{listed}"
     if match := _OPTION.match(text):
-        return f"{class_path.rpartition('.')[2]} takes no {match[1]}{_meant(match[1], class_path)}"
+        name = match[1].partition(".")[0]
+        return f"{class_path.rpartition('.')[2]} takes no {name}{_meant(name, class_path)}"
     if match := _TYPE.match(text):
         return f"expected {match[1]}"
     return text.removeprefix("Not of type Eps: ").replace("Given value: ", "got ").rstrip(".")

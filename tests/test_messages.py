@@ -79,6 +79,10 @@ def test_a_mistyped_option(sentence, arguments, expected):
             f"evaluation: {{scenarios: [{scenario('a', 'PGD', eps=0.1, step=5)}]}}",
             "evaluation.scenarios.attack: PGD takes no step: did you mean steps or step_size?",
         ),
+        (
+            "evaluation: {scenarios: [{name: a, atack: {class_path: PGD, init_args: {eps: 0.1}}}]}",
+            "evaluation.scenarios: Scenario takes no atack: did you mean attack?",
+        ),
     ],
 )
 def test_a_mistyped_option_in_a_file(sentence, text, expected):

@@ -96,7 +96,9 @@ class NPZ(DataModule):
         """Checked pixels, uint8 or float32, shape ``(N, C, H, W)``."""
         if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
             self._fail(name, f"has type {array.dtype}, but pixels are uint8, or float in [0, 1]")
-        if array.ndim not in (3, 4) or 0 in array.shape:
+        if 0 in array.shape:
+            self._fail(name, f"has shape {array.shape}, so that there is nothing to read")
+        if array.ndim not in (3, 4):
             self._fail(name, f"has shape {array.shape}, but images are (N, H, W), (N, H, W, C) or (N, C, H, W)")
         if array.dtype != np.uint8:
             # written so that NaN fails too

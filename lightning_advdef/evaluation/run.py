@@ -40,21 +40,24 @@ class Run:
         Raises:
             ResultFolderError: If the folder holds no finished evaluation, or the file is damaged.
         """
-        path = self.folder / "robustness.json"
-        if not path.is_file():
-            raise ResultFolderError(
-                f"no finished evaluation in {self.folder} (no robustness.json): run advdef test first"
-            )
-        return read_json(path, _STATED)
+        self._require_finished()
+        return read_json(self.folder / "robustness.json", _STATED)
 
     @cached_property
     def rows(self) -> Rows:
         """Columns of ``robustness.npz``, a row per image.
 
         Raises:
-            ResultFolderError: If the file is missing or damaged.
+            ResultFolderError: If the folder holds no finished evaluation, or the file is missing or damaged.
         """
+        self._require_finished()
         return read_rows(self.folder / "robustness.npz")
+
+    def _require_finished(self) -> None:
+        if not (self.folder / "robustness.json").is_file():
+            raise ResultFolderError(
+                f"no finished evaluation in {self.folder} (no robustness.json): run advdef test first"
+            )
 
     @cached_property
     def _events(self) -> Any:

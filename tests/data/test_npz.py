@@ -68,6 +68,7 @@ def test_nothing_is_said_of_usual_pixels(write, recwarn):
         ({"x_test": np.full((6, 8, 10, 3), np.nan)}, r"x_test in .* ranges from nan"),
         ({"x_test": PIXELS.astype(np.int64)}, r"x_test in .* has type int64, but pixels are uint8"),
         ({"x_test": PIXELS[0, 0]}, r"x_test in .* has shape \(10, 3\)"),
+        ({"x_test": PIXELS[:0]}, r"x_test in .* has shape \(0, .*\), so that there is nothing to read"),
         ({"x_test": PIXELS[:, :4]}, r"has images \(3, 4, 10\), but the spec says \(3, 8, 10\)"),
         ({"x_test": np.full((6, 8, 10, 4), 255, np.uint8)}, r"may be nhwc or nchw; say which with --data.layout"),
         ({"y_test": np.array([0, 1, 2, 0, 1, 3])}, r"y_test in .* has label 3, but the spec says 3 classes"),

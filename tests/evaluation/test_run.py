@@ -104,3 +104,13 @@ def test_damaged_or_missing_rows_are_named_with_the_remedy(tmp_path, monkeypatch
     problem = "is missing" if left is None else "cannot be read"
     with pytest.raises(ResultFolderError, match=rf"^\S*/b/robustness\.npz {problem}: .*--overwrite$"):
         run([*arguments, *map(str, folders)])
+
+
+@pytest.mark.parametrize("arguments", [["compare"], ["report", "-o", "page.html"]])
+def test_a_folder_that_was_never_tested_says_so(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    folders = numbered(tmp_path / "a", tmp_path / "b")
+    for file in folders[1].iterdir():
+        file.unlink()
+    with pytest.raises(ResultFolderError, match=r"^no finished evaluation in \S*/b .*: run advdef test first$"):
+        run([*arguments, *map(str, folders)])
