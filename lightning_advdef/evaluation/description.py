@@ -34,7 +34,7 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
         ``model``: the class and the hyperparameters. ``layers``: by the name of each submodule (``self`` is the network
         itself) its class, what its ``repr`` says, and its attributes: plain values as they are, tensors and arrays by
         their hash, functions by their name, objects of the user's classes by their attributes, modules that are not
-        registered as here. Of objects of other libraries, and of tensors with a graph, nothing is said.
+        registered as here. Of objects of other libraries, and of tensors that a pass computes, nothing is said.
     """
     return _described(network, frozenset())
 
@@ -58,7 +58,10 @@ def _layer(module: nn.Module, within: frozenset[int]) -> str:
     settings = _hyperparameters(module)
     # a defense of this package keeps all of its arguments there; what training alone needs is left out of them
     if "_class_path" not in settings:
-        found = {name: _told(value, within) for name, value in vars(module).items() if name not in _OF_ALL_MODULES}
+        own = {name: value for name, value in vars(module).items() if name not in _OF_ALL_MODULES}
+        if module._forward_pre_hooks:  # which compute weights from others in each pass: spectral norm, pruning
+            own = {name: value for name, value in own.items() if not isinstance(value, Tensor)}
+        found = {name: _told(value, within) for name, value in own.items()}
         settings = {name: value for name, value in found.items() if value is not None}
     return f"{type(module).__qualname__}({module.extra_repr()}) {settings}"
 

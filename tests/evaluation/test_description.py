@@ -92,10 +92,20 @@ def test_what_differs_between_two_runs_is_left_out():
     assert describe_network(tools[0]) == describe_network(tools[1])
 
 
-def test_use_and_mode_change_nothing():
-    module = Foreign().eval()
-    before = describe_network(module)
-    module.train()(torch.rand(2, 1, 8, 8))
+@pytest.mark.parametrize(
+    "module",
+    [
+        Foreign(),
+        nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(64, 4))),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 4))),
+        nn.Sequential(nn.Flatten(2), nn.Unflatten(1, (1,)), nn.Flatten(1, 2), nn.LSTM(64, 4)),
+    ],
+    ids=["Foreign", "spectral norm", "weight norm", "LSTM"],
+)
+def test_use_and_mode_change_nothing(module):
+    before = describe_network(module.eval())
+    with torch.no_grad():
+        module.train()(torch.rand(2, 1, 8, 8))
     assert describe_network(module) == before
 
 
