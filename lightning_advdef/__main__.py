@@ -129,7 +129,8 @@ def main() -> None:
         _fail(error)
     except SystemExit as stop:
         # Lightning's answer to the signal, by its name, since its import would slow down the other commands
-        if type(stop).__name__ != "SIGTERMException":
+        # the process that started others hears of it first, and kills them all if it sees one of them fail
+        if type(stop).__name__ != "SIGTERMException" or os.environ.get("LOCAL_RANK", "0") != "0":
             raise
         print(f"advdef: {_STOPPED}", file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)

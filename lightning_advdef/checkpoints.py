@@ -32,6 +32,7 @@ _PLAIN = (str, int, float, bool, NoneType, Eps, Path, ...)
 _CONTAINERS = (Union, UnionType, list, tuple, set, dict, Sequence, Mapping)
 _WORDS = re.compile(r"[\w -]*")  # no dot, which an import needs, and no quotation mark, behind which one may hide
 _DROPPED = object()
+_PARSERS = ("jsonargparse", "lightning", "pytorch_lightning")
 # of buffers that hold what calibration finds; other runs' weights do without them
 _CALIBRATED = "calibrated_"
 
@@ -54,13 +55,18 @@ def plain(value: Any) -> Any:
     if inspect.isclass(value):
         return {"class_path": f"{value.__module__}.{value.__qualname__}"}
     if isinstance(value, functools.partial):
-        # jsonargparse hands over a function that is given the class
-        kind = next((each for each in (value.func, *value.args) if inspect.isclass(each)), None)
+        kind = next(filter(inspect.isclass, _called(value)), None)
         return _DROPPED if kind is None else plain(kind) | {"init_args": plain(value.keywords)}
     if dataclasses.is_dataclass(value):
         arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
         return plain(type(value)) | {"init_args": plain(arguments)}
     return _DROPPED
+
+
+def _called(value: functools.partial[Any]) -> tuple[Any, ...]:
+    """What may be the class that a partial makes: jsonargparse has a function of its own call that."""
+    by_parser = (getattr(value.func, "__module__", None) or "").partition(".")[0] in _PARSERS
+    return value.args if by_parser else (value.func,)
 
 
 def same_settings(own: Any, stored: Any) -> bool:

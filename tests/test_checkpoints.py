@@ -60,6 +60,7 @@ def test_a_defense_with_an_attack_loads_without_the_command_line(tmp_path, monke
 
 def test_plain_leaves_out_what_has_no_description():
     assert plain({"a": lambda: 0, "b": [lambda: 0, 1]}) == {"b": [1]}
+    assert plain([functools.partial(lambda kind, spec: kind(spec), MLP)]) == []
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,17 @@ def test_a_stop_by_a_signal_is_no_success(monkeypatch, capsys, stop, status):
     assert ("--ckpt_path last" in capsys.readouterr().err) == (status == 143)
 
 
+def test_a_stopped_process_that_another_started_kills_no_other(monkeypatch, capsys):
+    def run(arguments):
+        raise SIGTERMException
+
+    monkeypatch.setattr("lightning_advdef.__main__.run", run)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert (caught.value.code, capsys.readouterr().err) == (None, "")
+
+
 def test_the_data_set_gives_the_network_its_shape(advdef):
     network = ["--model=StandardModule", "--model.network=MLP", "--data=tests.toys.Toy", "--data.toy_spec=3x4x4x7"]
     cli = AdvDefCLI(args=[*network, *QUIET, "--runs", str(advdef.runs)], run=False)

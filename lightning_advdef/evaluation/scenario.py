@@ -69,8 +69,9 @@ class Scenario:
             object.__setattr__(self, "eps", [Eps(size) for size in self.eps])
 
     def takes_few_gradients(self, classes: int) -> bool:
-        """Whether its attack follows gradients, but fewer of an image that holds than one that iterates."""
-        return self.attack.needs == "gradients" and self.attack.cost(classes).backward < SEVERAL
+        """Whether its attack follows gradients alone, but fewer of an image that holds than one that iterates."""
+        parts = (self.attack, *self.attack.parts().values())
+        return all(part.needs == "gradients" for part in parts) and self.attack.cost(classes).backward < SEVERAL
 
     def bind(self, defense: nn.Module) -> Surrogate:
         """The surrogate of one defense.

@@ -1,7 +1,7 @@
 """What tells networks of the same weights apart, and what does not."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 
@@ -79,6 +79,44 @@ def test_what_holds_itself_is_told_once():
     own.itself = own
     network.setting = [network, own]
     assert describe_network(network)["layers"]["self"].endswith("[None, {'Own': {'itself': None}}]}")
+
+
+def test_each_of_many_objects_that_hold_each_other_is_told_once():
+    owns = [Own() for _ in range(12)]
+    for own in owns:
+        own.others = [each for each in owns if each is not own]
+    network = Answering(owns=owns, chain=[])
+    for _ in range(500):
+        network.chain = [network.chain]
+    text = json.dumps(describe_network(network))
+    assert text.count("Own") == 12
+    assert len(text) < 5000
+
+
+def test_attributes_without_values_are_left_out():
+    class Strange:
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+    @dataclass
+    class Unset:
+        later: int = field(init=False)
+
+    nothing = [torch.empty(2, device="meta"), torch.eye(2).to_sparse()]
+    network = Answering(strange=Strange(), unset=Unset(), nothing=nothing, conjugate=torch.eye(2).cfloat().conj())
+    text = describe_network(network)["layers"]["self"]
+    assert "'later': None" in text
+    assert "'nothing': [None, None]" in text
+
+
+def test_a_hook_before_the_pass_hides_no_tensor():
+    texts = set()
+    for table in (torch.zeros(2), torch.ones(2)):
+        layer = nn.Linear(2, 2)
+        layer.register_forward_pre_hook(lambda module, inputs: None)
+        layer.table = table
+        texts.add(json.dumps(describe_network(layer)))
+    assert len(texts) == 2
 
 
 def test_what_differs_between_two_runs_is_left_out():

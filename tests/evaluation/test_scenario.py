@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from lightning_advdef.__main__ import run
-from lightning_advdef.attacks import FGSM, PGD, DeepFool, FullGradient, Noise, Square, Undefended
+from lightning_advdef.attacks import FGSM, PGD, Cascade, DeepFool, FullGradient, Noise, Square, Undefended
 from lightning_advdef.evaluation import Scenario, expand
 from tests.conftest import result_of, scenario
 
@@ -129,6 +129,8 @@ def test_settings_of_a_surrogate_may_be_bound():
         (PGD(0.1, steps=10), False),
         (Square(0.1, queries=1), False),
         (Noise(0.1), False),
+        (Cascade(attacks={"fgsm": FGSM(0.1), "square": Square(0.1)}), False),
+        (Cascade(attacks={"fgsm": FGSM(0.1), "pgd": PGD(0.1, steps=5)}), True),
     ],
 )
 def test_an_attack_of_fewer_than_ten_gradients_takes_few(attack, few):

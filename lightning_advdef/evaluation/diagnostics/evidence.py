@@ -129,6 +129,8 @@ class Evidence:
         adaptive = any(name in self.named_surrogates for name in scenario.name.split("/")[1:])
         if adaptive or access in ("bpda", "adaptive"):
             return True
+        if access not in DIFFERENTIATING:
+            return False
         own: Any = (plain([scenario.surrogate]) or [None])[0]
         while own is not None and own["class_path"] == _EOT["class_path"]:
             own = own["init_args"].get("of", _FULL) if "init_args" in own else _FULL

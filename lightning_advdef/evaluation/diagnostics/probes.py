@@ -179,7 +179,7 @@ def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) ->
         count = affordable(judge.runners.values(), len(rows["index"]), graded, classes, surrogate.draws)
         few = chosen(len(batch.images), count)
         found = _look_again(judge, surrogate, batch, few)
-        if len(few) < PROBED and found[1] is not None and found[1].any():
+        if len(few) < min(PROBED, len(batch.images)) and found[1] is not None and found[1].any():
             # one of so few that holds against everything may do so by luck, many of more do not
             few = chosen(len(batch.images), PROBED)
             found = _look_again(judge, surrogate, batch, few)

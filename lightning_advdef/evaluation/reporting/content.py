@@ -118,7 +118,8 @@ def _contrast(run: Run, norm: Norm, eps: float) -> Contrast:
     boxed = [s for s in run.result["scenarios"] if s["attack"]["init_args"].get("box", True)]
     paper, knowing = ([s for s in boxed if s["access"] in access] for access in (PAPER, KNOWING))
     of_budget = [[s for s in found if (s["norm"], s.get("eps")) == (norm, eps)] for found in (paper, knowing)]
-    if all(s.get("few_gradients", False) for s in of_budget[1]):
+    minimal = [s for s in knowing if s["norm"] == norm and "eps" not in s]
+    if all(s.get("few_gradients", False) for s in (*of_budget[1], *minimal)):
         of_budget[1] = []  # a single step is no strong attack, whoever takes it
     accuracies = [
         _worst(run, found, norm, eps) if stated else None

@@ -5,7 +5,19 @@ import functools
 import pytest
 import yaml
 
-from lightning_advdef.attacks import BPDA, EOT, FGSM, PGD, AutoAttack, DeepFool, FullGradient, Noise, Square, Undefended
+from lightning_advdef.attacks import (
+    BPDA,
+    EOT,
+    FGSM,
+    PGD,
+    AutoAttack,
+    DeepFool,
+    FullGradient,
+    Noise,
+    Square,
+    Transfer,
+    Undefended,
+)
 from lightning_advdef.evaluation import Scenario
 from lightning_advdef.evaluation.diagnostics.behaviour import (
     minimal_norm_of_random,
@@ -75,6 +87,17 @@ def test_what_is_next_names_the_surrogates_of_the_defense():
     (entry,) = yaml.safe_load(found.next)
     assert entry["surrogate"] == "adaptive"
     assert entry["attack"]["init_args"]["eps"] == 0.2
+
+
+@pytest.mark.parametrize("settings", [{}, {"parts": "denoiser"}])
+def test_images_of_another_network_are_no_adaptive_attack(settings):
+    class Named(KnownRounding):
+        def adaptive_surrogates(self):
+            return {"denoised": functools.partial(Transfer, parts="denoiser")}
+
+    scenario = Scenario("a", PGD(0.1), functools.partial(Transfer, **settings))
+    found = evidence([Scenario("b", PGD(0.1))], defense=Named(DIGITS, spec="digits"))
+    assert not found.knows_the_defense(scenario, "transfer")
 
 
 def test_queries_are_no_adaptive_attack():

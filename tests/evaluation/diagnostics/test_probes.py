@@ -12,6 +12,7 @@ from lightning_advdef.attacks import FGSM, PGD, FullGradient, Square, Undefended
 from lightning_advdef.data import Digits
 from lightning_advdef.defenses import PurificationModule
 from lightning_advdef.evaluation import Judge, Scenario, evaluate
+from lightning_advdef.evaluation.diagnostics import probes
 from lightning_advdef.evaluation.diagnostics.probes import (
     COMPARED,
     PROBED,
@@ -219,17 +220,20 @@ class Turned(nn.Module):
         return self.network(images.detach() + images.roll((3, 4), (2, 3)) - images.roll((3, 4), (2, 3)).detach())
 
 
-@pytest.mark.parametrize(("make", "expected"), [(Network, 8), (Turned, 32)])
-def test_where_one_of_few_images_holds_against_everything_more_are_looked_at(make, expected):
+@pytest.mark.parametrize(("make", "count", "expected"), [(Network, 60, 8), (Turned, 60, 32), (Turned, 8, 8)])
+def test_where_one_of_few_images_holds_against_everything_more_are_looked_at(monkeypatch, make, count, expected):
+    looks, look = [], probes._look_again
+    monkeypatch.setattr(probes, "_look_again", lambda *given: looks.append(len(given[-1])) or look(*given))
     torch.manual_seed(0)
     network = make()
-    images = some_digits(60)[0]
+    images = some_digits(count)[0]
     labels = network(images).argmax(dim=1)
-    batch = Batch(images, labels, torch.arange(60))
+    batch = Batch(images, labels, torch.arange(count))
     judge = Judge(network, [Scenario("fgsm", FGSM(0.1))])
     rows = judge(batch)
     summary = summarise(rows, judge.scenarios, judge.describe())
     found = probe(judge, summary, rows, pick(batch))
+    assert looks == sorted({8, expected})
     assert len(found.probed) == len(found.survived) == len(found.noisy) == expected
     assert bool(found.survived.any()) == (make is Turned)
 

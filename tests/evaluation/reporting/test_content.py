@@ -37,6 +37,11 @@ def test_a_single_step_alone_is_no_strong_attack(tmp_path):
     small, large_alone = contrasts(one(folder))
     assert (small.knowing, small.knowing_names, small.passes) == (None, (), 0)
     assert large_alone == large
+    (norms,) = [row for row in result["scenarios"] if "eps" not in row]
+    norms["norm"] = "linf"
+    path.write_text(json.dumps(result))
+    small, _ = contrasts(one(folder))
+    assert small.knowing is not None, "norms of another attack tell whether a budget is enough"
 
 
 def test_noise_is_neither_protocol(tmp_path):
