@@ -32,7 +32,6 @@ _PLAIN = (str, int, float, bool, NoneType, Eps, Path, ...)
 _CONTAINERS = (Union, UnionType, list, tuple, set, dict, Sequence, Mapping)
 _WORDS = re.compile(r"[\w -]*")  # no dot, which an import needs, and no quotation mark, behind which one may hide
 _DROPPED = object()
-_PARSERS = ("jsonargparse", "lightning", "pytorch_lightning")
 # of buffers that hold what calibration finds; other runs' weights do without them
 _CALIBRATED = "calibrated_"
 
@@ -65,7 +64,7 @@ def plain(value: Any) -> Any:
 
 def _called(value: functools.partial[Any]) -> tuple[Any, ...]:
     """What may be the class that a partial makes: jsonargparse has a function of its own call that."""
-    by_parser = (getattr(value.func, "__module__", None) or "").partition(".")[0] in _PARSERS
+    by_parser = (getattr(value.func, "__module__", None) or "").startswith("jsonargparse.")
     return value.args if by_parser else (value.func,)
 
 

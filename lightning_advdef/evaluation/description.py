@@ -67,7 +67,8 @@ class _Teller:
         settings = _hyperparameters(module)
         # a defense of this package keeps all of its arguments there; what training alone needs is left out of them
         if "_class_path" not in settings:
-            found = {name: self._told(value) for name, value in vars(module).items() if _is_own(module, name)}
+            left_out = _left_out(module)
+            found = {name: self._told(value) for name, value in vars(module).items() if name not in left_out}
             settings = {name: value for name, value in found.items() if value is not None}
         return f"{type(module).__qualname__}({module.extra_repr()}) {settings}"
 
@@ -103,10 +104,13 @@ class _Teller:
         return found and {type(value).__qualname__: {name: self._told(item) for name, item in found.items()}}
 
 
-def _is_own(module: nn.Module, name: str) -> bool:
-    """Whether an attribute is neither of all modules nor a weight that is computed from others in each pass."""
-    computed = {f"{name}_orig", f"{name}_g"}  # by spectral norm and pruning, and by weight norm
-    return name not in _OF_ALL_MODULES and computed.isdisjoint(dict(module.named_parameters(recurse=False)))
+def _left_out(module: nn.Module) -> set[str]:
+    """Attributes of all modules, and weights that are computed from others in each pass."""
+    parameters = [name for name, _ in module.named_parameters(recurse=False)]
+    # by spectral norm and pruning, and by weight norm
+    return _OF_ALL_MODULES | {
+        name.removesuffix(end) for end in ("_orig", "_g") for name in parameters if name.endswith(end)
+    }
 
 
 def _attributes(value: object) -> Mapping[str, object] | None:

@@ -42,6 +42,11 @@ def read_rows(path: Path, remedy: str = TEST_AGAIN) -> Rows:
         raise ResultFolderError(f"{path} cannot be read: {remedy}") from error
 
 
+def classes_of(rows: Mapping[str, Tensor]) -> int:
+    """Number of classes, as far as labels tell; at least 2."""
+    return max(2, int(rows["label"].max()) + 1)
+
+
 def robust(rows: Mapping[str, Tensor], scenario: str, column: str = "correct") -> Tensor:
     """Share of draws on which each attacked image is right, in [0, 1], shape ``(N,)``.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_advdef.attacks import Attack, FixedBudgetAttack, MinimalNormAttack
 from lightning_advdef.attacks.cascade import WRONG_BEFORE
-from lightning_advdef.evaluation.rows import Rows, accuracy, robust
+from lightning_advdef.evaluation.rows import Rows, accuracy, classes_of, robust
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.evaluation.worst import worst_within
 from lightning_advdef.metrics import norm_summary, relative_norm
@@ -107,7 +107,7 @@ def _budgets(scenarios: Sequence[Scenario]) -> list[tuple[Norm, float]]:
 
 def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
     name, norm = scenario.name, attack_norm(scenario.attack)
-    right, classes = rows["clean/prediction"] == rows["label"], max(2, int(rows["label"].max()) + 1)
+    right = rows["clean/prediction"] == rows["label"]
     lost = right & (rows[f"{name}/prediction"] != rows["label"])
     summary: dict[str, Any] = {
         "norm": norm,
@@ -116,7 +116,7 @@ def _scenario_summary(rows: Rows, scenario: Scenario) -> dict[str, Any]:
         "attack_success_rate": float(lost.sum() / right.sum().clamp_min(1)),
         "zero_gradient_share": float((right & (rows[f"{name}/zero_gradients"] > 0)).sum() / right.sum().clamp_min(1)),
         "passes": {kind: float(rows[f"{name}/{kind}"].double().mean()) for kind in ("forward", "backward")},
-        "few_gradients": scenario.takes_few_gradients(classes),
+        "few_gradients": scenario.takes_few_gradients(classes_of(rows)),
     }
     summary |= _defense_steps(rows, name) | _rejections(rows, name)
     if isinstance(scenario.attack, FixedBudgetAttack):

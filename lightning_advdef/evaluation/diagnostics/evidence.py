@@ -15,7 +15,7 @@ from lightning_advdef.attacks.surrogates import as_defense
 from lightning_advdef.checkpoints import plain, same_settings
 from lightning_advdef.evaluation.diagnostics.probes import Probes
 from lightning_advdef.evaluation.judge import Judge
-from lightning_advdef.evaluation.rows import Rows, robust
+from lightning_advdef.evaluation.rows import Rows, classes_of, robust
 from lightning_advdef.evaluation.scenario import SEVERAL, Scenario
 from lightning_advdef.metrics import mean_interval, paired_difference
 from lightning_advdef.types import DIFFERENTIATING, Norm
@@ -48,7 +48,7 @@ class Evidence:
     @cached_property
     def classes(self) -> int:
         """Number of classes, as far as labels tell."""
-        return max(2, int(self.rows["label"].max()) + 1)
+        return classes_of(self.rows)
 
     @property
     def scenarios(self) -> list[tuple[Scenario, Mapping[str, Any]]]:

@@ -22,7 +22,7 @@ from lightning_advdef.attacks.verdict import deployed_logits, exact_arithmetic, 
 from lightning_advdef.data.sources import ImageDataset
 from lightning_advdef.errors import NotANumberError
 from lightning_advdef.evaluation.judge import Judge
-from lightning_advdef.evaluation.rows import Rows
+from lightning_advdef.evaluation.rows import Rows, classes_of
 from lightning_advdef.evaluation.runner import ScenarioRunner, in_groups
 from lightning_advdef.evaluation.scenario import Scenario
 from lightning_advdef.rng import SampleRNG
@@ -175,16 +175,18 @@ def probe(judge: Judge, summary: Mapping[str, Any], rows: Rows, batch: Batch) ->
         undefended = _right(as_defense(judge.defense).undefended, batch, judge)
         name, surrogate = differentiated(judge, summary)
         graded = judge.settings.draws if judge.stochastic else 1
-        classes = max(2, int(rows["label"].max()) + 1)
-        count = affordable(judge.runners.values(), len(rows["index"]), graded, classes, surrogate.draws)
-        few = chosen(len(batch.images), count)
-        found = _look_again(judge, surrogate, batch, few)
-        if len(few) < min(PROBED, len(batch.images)) and found[1] is not None and found[1].any():
-            # one of so few that holds against everything may do so by luck, many of more do not
-            few = chosen(len(batch.images), PROBED)
-            found = _look_again(judge, surrogate, batch, few)
+        count = affordable(judge.runners.values(), len(rows["index"]), graded, classes_of(rows), surrogate.draws)
         compared = chosen(len(rows["index"]), COMPARED)
-        return Probes(name, compared, undefended, compared[few], *found)
+
+        def look(wanted: int) -> Probes:
+            few = chosen(len(batch.images), wanted)
+            return Probes(name, compared, undefended, compared[few], *_look_again(judge, surrogate, batch, few))
+
+        found = look(count)
+        if count < min(PROBED, len(batch.images)) and found.survived is not None and found.survived.any():
+            # one of so few that holds against everything may do so by luck, many of more do not
+            found = look(PROBED)
+        return found
 
 
 def _look_again(
